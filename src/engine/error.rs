@@ -1,0 +1,84 @@
+//! What can go wrong in an engine, by what the caller can do about it.
+
+/// How far a failure reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// This request only, and trying again elsewhere will not help: its own fault.
+    Request,
+    /// Pressure, not fault: the same request can succeed later or elsewhere.
+    Retry,
+    /// The engine and all its legs; the worker must be started again.
+    Engine,
+}
+
+/// An engine's failure.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The leg has no tokens to start from.
+    #[error("the prompt is empty; it needs at least one token")]
+    EmptyPrompt,
+    /// The leg is longer than the model's context.
+    #[error("prompt of {tokens} tokens leaves no room in the model's context of {context} tokens")]
+    PromptTooLong {
+        /// Tokens in the leg.
+        tokens: usize,
+        /// The model's limit.
+        context: usize,
+    },
+    /// The leg alone would not fit into the pool.
+    #[error("{tokens} tokens need {need} KV blocks, but the whole pool has {total}; raise worker.kv_blocks")]
+    PoolTooSmall {
+        /// Tokens the leg may grow to.
+        tokens: usize,
+        /// Blocks for them.
+        need: u32,
+        /// Blocks in the pool.
+        total: u32,
+    },
+    /// A token id the model has no row for.
+    #[error("token id {token} is outside the model's vocabulary of {vocab}")]
+    UnknownToken {
+        /// The id.
+        token: u32,
+        /// Ids start at 0 and end below this.
+        vocab: usize,
+    },
+    /// The waiting queue is full.
+    #[error("the engine's queue is full: {waiting} of {limit} legs wait")]
+    QueueFull {
+        /// Legs waiting.
+        waiting: usize,
+        /// The limit, `worker.max_waiting`.
+        limit: usize,
+    },
+    /// A leg produced a number that is not one; the others go on.
+    #[error("the model produced {what} for this request")]
+    BadNumbers {
+        /// What was found, e.g. "a logit that is not a number".
+        what: &'static str,
+    },
+    /// The engine failed as a whole.
+    #[error("the engine was lost during {during}: {detail}")]
+    Lost {
+        /// The call that failed.
+        during: &'static str,
+        /// For people only.
+        detail: String,
+    },
+}
+
+impl EngineError {
+    /// The one place that maps a failure to its reach. No wildcard arm: a new variant must choose.
+    pub fn reach(&self) -> Reach {
+        match self {
+            Self::EmptyPrompt
+            | Self::PromptTooLong { .. }
+            | Self::PoolTooSmall { .. }
+            | Self::UnknownToken { .. }
+            | Self::BadNumbers { .. } => Reach::Request,
+            Self::QueueFull { .. } => Reach::Retry,
+            Self::Lost { .. } => Reach::Engine,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Engines: what turns admitted legs into tokens, one step at a time.
+//!
+//! ```text
+//! Engine (trait)      admit, abort, step → what happened; synchronous, driven from one thread
+//! └─ Embedded<M: Model>   scheduler + block pool + sampler, the same for every embedded model
+//!    ├─ native        Llama-family transformers on this machine's CPU
+//!    └─ sim           tokens computed from the prompt, timing from the config
+//! ```
+//!
+//! Nothing in this folder knows tokio, ractor or HTTP. What is decided is decided in plain functions
+//! (`schedule`, `blocks`, `sample`); an engine never blocks on anything but its own computation.
+
+pub mod blocks;
+pub mod embedded;
+pub mod error;
+pub mod leg;
+pub mod model;
+pub mod native;
+pub mod sample;
+pub mod schedule;
+pub mod sim;
+
+pub use error::{EngineError, Reach};
+pub use leg::{Candidate, FinishReason, Leg, Sampling, TokenLogprobs};
+
+use crate::ids::{BlockHash, LegId};
+
+/// What an engine can do and how large it is: data, not downcasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// The engine's kind: `native`, `sim`, …
+    pub kind: &'static str,
+    /// Longest sequence (prompt + output) in tokens.
+    pub context: usize,
+    /// Rows of the logits; ids at or above it are never sampled.
+    pub vocab: usize,
+    /// Tokens in one KV block.
+    pub block_tokens: usize,
+    /// KV blocks in the pool.
+    pub blocks: u32,
+    /// Bytes of one KV block over all layers.
+    pub block_bytes: usize,
+    /// Most legs in one step.
+    pub max_running: usize,
+    /// Most legs that wait for their turn; one more is refused.
+    pub max_waiting: usize,
+}
+
+/// What an engine does. Driven from one thread; no method waits for anything but computation.
+pub trait Engine: Send {
+    /// Size and capabilities; constant for the engine's life.
+    fn describe(&self) -> Description;
+
+    /// Queues a leg. Admitting a leg id that is already known changes nothing.
+    ///
+    /// # Errors
+    /// The leg's own fault ([`Reach::Request`]) or pressure ([`Reach::Retry`]); the engine goes on.
+    fn admit(&mut self, leg: Leg) -> Result<(), EngineError>;
+
+    /// Forgets a leg and frees its blocks. Unknown ids are ignored.
+    fn abort(&mut self, leg: LegId);
+
+    /// Whether a step would do anything.
+    fn has_work(&self) -> bool;
+
+    /// Runs one step and says what happened.
+    ///
+    /// # Errors
+    /// The whole engine is lost ([`Reach::Engine`]): every leg must be placed again elsewhere.
+    fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError>;
+
+    /// The pressure this engine is under now.
+    fn load(&self) -> Load;
+}
+
+/// What one step did. Reused from step to step; [`StepOutput::clear`] keeps the allocations.
+#[derive(Clone, Debug, Default)]
+pub struct StepOutput {
+    /// Legs that left the queue in this step, with their prompt tokens found in the prefix cache.
+    pub started: Vec<Started>,
+    /// New tokens, at most one a leg and step, in no particular order.
+    pub tokens: Vec<TokenOut>,
+    /// Legs that ended here without a token of their own, and why.
+    pub failed: Vec<(LegId, EngineError)>,
+    /// Blocks that became or ceased to be findable by their hash.
+    pub kv_events: Vec<KvEvent>,
+    /// Prompt and output tokens computed in this step.
+    pub computed_tokens: usize,
+}
+
+impl StepOutput {
+    /// Empties it for the next step.
+    pub fn clear(&mut self) {
+        self.started.clear();
+        self.tokens.clear();
+        self.failed.clear();
+        self.kv_events.clear();
+        self.computed_tokens = 0;
+    }
+}
+
+/// A leg that left the waiting queue for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The leg.
+    pub leg: LegId,
+    /// Tokens of its prompt (and prior output) whose KV blocks were found in the prefix cache.
+    pub cached_tokens: u32,
+}
+
+/// One new token of one leg.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenOut {
+    /// The leg.
+    pub leg: LegId,
+    /// Vocabulary id.
+    pub token: u32,
+    /// Present if the leg asked for logprobs.
+    pub logprobs: Option<Box<TokenLogprobs>>,
+    /// Present on the leg's last token; the engine has then forgotten the leg.
+    pub finish: Option<FinishReason>,
+}
+
+/// A change of the prefix cache, for routers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KvEvent {
+    /// A full block can now be found under `hash`; `parent` is the block before it.
+    Stored {
+        /// The new block.
+        hash: BlockHash,
+        /// The block before it in its sequence, if any.
+        parent: Option<BlockHash>,
+    },
+    /// The block under `hash` was given to other tokens.
+    Removed {
+        /// The block that is gone.
+        hash: BlockHash,
+    },
+}
+
+/// How busy an engine is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Legs in the batch.
+    pub running: u32,
+    /// Legs in the queue.
+    pub waiting: u32,
+    /// Blocks that live legs hold.
+    pub blocks_used: u32,
+    /// Blocks that nobody holds but that can still be found by their hash.
+    pub blocks_cached: u32,
+    /// Blocks in the pool.
+    pub blocks_total: u32,
+    /// Legs put back into the queue because blocks ran out, since the engine started.
+    pub preemptions: u64,
+}

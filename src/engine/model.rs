@@ -1,0 +1,83 @@
+//! What [`Embedded`](super::embedded::Embedded) asks of a model: one forward pass over a batch of spans.
+
+use super::EngineError;
+use crate::ids::BlockId;
+
+/// The sizes of a model and of its KV pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Longest sequence in tokens.
+    pub context: usize,
+    /// Rows of the logits; ids at or above it are never produced (padding rows are cut off).
+    pub vocab: usize,
+    /// Tokens in one KV block.
+    pub block_tokens: usize,
+    /// Blocks in the pool.
+    pub blocks: u32,
+    /// Bytes of one block over all layers.
+    pub block_bytes: usize,
+}
+
+/// Consecutive new tokens of one sequence: a chunk of its prompt, or the one token of a decode step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First row in [`Batch::tokens`].
+    pub first_row: usize,
+    /// Tokens in this span, at least 1.
+    pub rows: usize,
+    /// Position of the first of them in its sequence; the KV of all before it is in the blocks.
+    pub start: usize,
+    /// First entry in [`Batch::blocks`]; the table covers positions `0..start + rows`.
+    pub first_block: usize,
+    /// Entries in the table.
+    pub blocks: usize,
+    /// Whether the logits after the span's last token are wanted.
+    pub wants_logits: bool,
+}
+
+/// One step's work. Reused from step to step.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// Tokens of all spans, one after the other.
+    pub tokens: Vec<u32>,
+    /// The spans, in row order.
+    pub spans: Vec<Span>,
+    /// Block tables of all spans, one after the other.
+    pub blocks: Vec<BlockId>,
+}
+
+impl Batch {
+    /// Empties it for the next step.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.spans.clear();
+        self.blocks.clear();
+    }
+}
+
+/// What a forward pass gives for each span with `wants_logits`, in order.
+#[derive(Debug)]
+pub enum Produced<'a> {
+    /// `[wanted spans, vocab]`, row-major; the sampler may change them in place.
+    Logits(&'a mut [f32]),
+    /// The next tokens themselves: a model that does not compute logits.
+    Tokens(&'a [u32]),
+}
+
+/// A model with its KV pool.
+pub trait Model: Send {
+    /// Kind shown to people: `native`, `sim`, ….
+    fn kind(&self) -> &'static str;
+
+    /// Sizes; constant.
+    fn shape(&self) -> Shape;
+
+    /// Computes a batch: writes the KV of its tokens into their blocks and returns what follows.
+    ///
+    /// The result for one span must not depend, to the bit, on what else is in the batch, on how
+    /// the tokens before it were split into spans, or on which physical blocks hold its KV.
+    ///
+    /// # Errors
+    /// [`EngineError::Lost`]; the pool's content is then undefined.
+    fn forward(&mut self, batch: &Batch) -> Result<Produced<'_>, EngineError>;
+}

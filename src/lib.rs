@@ -1,0 +1,6 @@
+//! Cuelight serves large language models over the OpenAI API, from one supervised tree of actors.
+//!
+//! In reading order, and in the order uses go: `http` → `actors` → `text`, `engine` → `ids`.
+
+pub mod engine;
+pub mod ids;

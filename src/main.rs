@@ -1,0 +1,2 @@
+//! The `cuelight` command.
+fn main() {}
