@@ -186,6 +186,7 @@ impl IntoResponse for ApiError {
         let mut body = Vec::with_capacity(128 + self.message.len());
         self.render(&mut body);
         let mut response = (status, body).into_response();
+        response.extensions_mut().insert(self.problem);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(after) = self.retry_after {
@@ -241,7 +242,7 @@ mod tests {
                 Some("1"),
             ),
             (Failure::Draining { retry_after: s(5) }, 503, Some("5")),
-            (Failure::RanksLost { attempts: 3, last: model() }, 503, None),
+            (Failure::RanksLost { times: 3, last: model() }, 503, None),
             (Failure::TimedOut { after: s(600) }, 504, None),
             (Failure::SlowClient { unread: 2, limit: 1 }, 408, None),
             (Failure::Internal("x"), 500, None),
