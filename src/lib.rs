@@ -2,6 +2,10 @@
 //!
 //! In reading order, and in the order uses go: `http` → `actors` → `text`, `engine` → `ids`.
 
+pub mod actors;
+pub mod config;
 pub mod engine;
+pub mod http;
 pub mod ids;
 pub mod metrics;
+pub mod text;

@@ -25,6 +25,8 @@ pub struct Conversation {
     pub tools: Option<Vec<Value>>,
     /// Whether the prompt ends with the start of the assistant's answer.
     pub add_generation_prompt: bool,
+    /// Whether the prompt ends within the last message, for the model to go on with it.
+    pub continue_final_message: bool,
     /// More variables for the template.
     pub kwargs: Map<String, Value>,
 }
@@ -46,10 +48,17 @@ pub fn parse(bytes: &[u8], limits: Limits) -> Result<ChatRequest, ApiError> {
 
 /// Reads the part of a request that makes the prompt; `/tokenize` takes it too.
 pub(super) fn conversation(fields: Fields<'_>) -> Result<Conversation, ApiError> {
+    let continues = fields.flag("continue_final_message")?.unwrap_or(false);
+    let generates = fields.flag("add_generation_prompt")?;
+    if continues && generates == Some(true) {
+        let rule = "is not allowed together with add_generation_prompt = true";
+        return Err(fields.problem(Problem::InvalidValue, "continue_final_message", rule));
+    }
     Ok(Conversation {
         messages: messages::read(fields)?,
         tools: tools::read(fields)?,
-        add_generation_prompt: fields.flag("add_generation_prompt")?.unwrap_or(true),
+        add_generation_prompt: generates.unwrap_or(!continues),
+        continue_final_message: continues,
         kwargs: fields.object("chat_template_kwargs")?.cloned().unwrap_or_default(),
     })
 }

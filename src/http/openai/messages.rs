@@ -1,6 +1,6 @@
-//! `messages` of a chat request: checked, and brought into the one shape that templates expect.
+//! `messages` of a chat request: checked, and reduced to what chat templates may see.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::fields::{self, Fields};
 use crate::http::errors::{ApiError, Problem};
@@ -8,8 +8,7 @@ use crate::http::errors::{ApiError, Problem};
 const ROLES: &str =
     "must be one of \"system\", \"developer\", \"user\", \"assistant\", \"tool\", \"function\"";
 
-/// Every message as templates expect it: `content` is a string, arguments of calls are objects
-/// where they can be.
+/// Every message with what templates may see of it, and nothing else.
 pub(super) fn read(fields: Fields<'_>) -> Result<Vec<Value>, ApiError> {
     let Some(messages) = fields.array("messages")? else {
         return Err(fields.missing("messages", "give an array of messages"));
@@ -33,7 +32,7 @@ fn one(message: &Value, i: usize) -> Result<Value, ApiError> {
     let shown_role = if role == "developer" { "system" } else { role };
     let mut out = Map::new();
     out.insert("role".into(), shown_role.into());
-    out.insert("content".into(), content(fields, role)?.into());
+    out.insert("content".into(), content(fields, role)?);
     if let Some(name) = fields.text("name")? {
         out.insert("name".into(), name.into());
     }
@@ -63,25 +62,23 @@ fn one(message: &Value, i: usize) -> Result<Value, ApiError> {
     Ok(Value::Object(out))
 }
 
-/// The text of a message; parts are joined by line ends.
-fn content(fields: Fields<'_>, role: &str) -> Result<String, ApiError> {
+/// The text of a message, or its text parts.
+fn content(fields: Fields<'_>, role: &str) -> Result<Value, ApiError> {
     let rule = "must be a string or an array of text parts";
     match fields.get("content") {
-        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::String(text)) => Ok(text.as_str().into()),
         Some(Value::Array(parts)) => {
             let param = fields.param("content");
-            let texts: Result<Vec<_>, _> =
-                parts.iter().enumerate().map(|(i, part)| text_part(part, &param, i)).collect();
-            Ok(texts?.join("\n"))
+            parts.iter().enumerate().map(|(i, part)| text_part(part, &param, i)).collect()
         }
         Some(_) => Err(fields.problem(Problem::WrongType, "content", rule)),
-        // Present and null, or absent: only these roles may have nothing to say.
-        None if matches!(role, "assistant" | "function") => Ok(String::new()),
+        // Only these roles may have nothing to say; templates add texts, so it is an empty one.
+        None if matches!(role, "assistant" | "function") => Ok("".into()),
         None => Err(fields.missing("content", rule)),
     }
 }
 
-fn text_part<'a>(part: &'a Value, param: &str, i: usize) -> Result<&'a str, ApiError> {
+fn text_part(part: &Value, param: &str, i: usize) -> Result<Value, ApiError> {
     let place = format!("{param}[{i}]");
     let Some(map) = part.as_object() else {
         return Err(fields::at(Problem::WrongType, &place, part, "must be an object"));
@@ -98,12 +95,12 @@ fn text_part<'a>(part: &'a Value, param: &str, i: usize) -> Result<&'a str, ApiE
         None => return Err(fields.missing("type", "give \"text\"")),
     };
     match fields.text(name)? {
-        Some(text) => Ok(text),
+        Some(text) => Ok(json!({ "type": "text", "text": text })),
         None => Err(fields.missing(name, "give the part's text")),
     }
 }
 
-/// The calls an assistant made, with their arguments as objects where they are valid JSON objects.
+/// The calls an assistant made.
 fn tool_calls(fields: Fields<'_>, place: &str) -> Result<Option<Value>, ApiError> {
     let Some(calls) = fields.array("tool_calls")? else { return Ok(None) };
     if calls.is_empty() {
@@ -138,17 +135,13 @@ fn tool_call(call: &Value, place: &str) -> Result<Value, ApiError> {
     };
     let arguments = match fields.get("arguments") {
         None => Value::Object(Map::new()),
-        Some(Value::Object(map)) => Value::Object(map.clone()),
-        Some(Value::String(text)) => match serde_json::from_str(text) {
-            Ok(Value::Object(map)) => Value::Object(map),
-            _ => Value::String(text.clone()),
-        },
+        Some(arguments @ (Value::Object(_) | Value::String(_))) => arguments.clone(),
         Some(_) => {
             let rule = "must be a string with a JSON object";
             return Err(fields.problem(Problem::WrongType, "arguments", rule));
         }
     };
-    let function = serde_json::json!({ "name": name, "arguments": arguments });
+    let function = json!({ "name": name, "arguments": arguments });
     let mut out = Map::new();
     if let Some(id) = id {
         out.insert("id".into(), id.into());
