@@ -9,7 +9,7 @@ use axum::body::Bytes;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tower::ServiceExt;
 
 use super::errors::{ApiError, Problem};
@@ -146,7 +146,7 @@ impl App {
             Some(Problem::Unauthorized) => Refusal::Unauthorized,
             Some(Problem::BodyTooLarge) => Refusal::Body,
             Some(Problem::BodyTimeout) => Refusal::SlowRequest,
-            Some(_) if response.status() == http::StatusCode::BAD_REQUEST => Refusal::Invalid,
+            Some(_) if response.status() == StatusCode::BAD_REQUEST => Refusal::Invalid,
             _ => return,
         };
         http.refused.inc(refusal);

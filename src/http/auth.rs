@@ -1,6 +1,6 @@
 //! API keys: hashed at rest, compared in constant time.
 
-use http::{HeaderMap, header};
+use axum::http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 

@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{HeaderValue, header};
+use axum::http::{HeaderValue, header};
 use tokio::sync::oneshot;
 
 use super::app::App;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use http::{HeaderMap, header};
+use axum::http::{HeaderMap, header};
 use http_body_util::BodyExt;
 
 use super::errors::{ApiError, Problem};

@@ -76,7 +76,7 @@ pub async fn serve(
         };
         let accepted = tokio::select! {
             accepted = next => accepted,
-            _ = shutdown.wait_for(|stop| *stop) => break,
+            () = stopped(&mut shutdown) => break,
             Some(_) = tasks.join_next() => continue,
         };
         match accepted {
@@ -126,7 +126,7 @@ impl Shared {
     }
 
     async fn http<S: AsyncRead + AsyncWrite + Unpin>(self: &Arc<Self>, stream: S) {
-        let service = service_fn(|request: http::Request<Incoming>| {
+        let service = service_fn(|request: hyper::Request<Incoming>| {
             let shared = self.clone();
             async move {
                 let request = request.map(Body::new);
@@ -141,8 +141,9 @@ impl Shared {
         let mut connection = std::pin::pin!(connection);
         let mut shutdown = self.shutdown.clone();
         let result = tokio::select! {
+            biased;
             result = connection.as_mut() => result,
-            _ = shutdown.wait_for(|stop| *stop) => {
+            () = stopped(&mut shutdown) => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -151,6 +152,11 @@ impl Shared {
             debug!(%error, "connection ended early");
         }
     }
+}
+
+/// Ready when the value is true, or nobody can set it any more.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 /// Counts a connection for as long as it is open.

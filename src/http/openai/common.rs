@@ -267,18 +267,8 @@ impl SamplingFields {
         vocab: usize,
         random: impl FnOnce() -> u64,
     ) -> Result<Sampling, ApiError> {
-        let known = |param: &str, ids: &mut dyn Iterator<Item = u32>| {
-            match ids.find(|&id| id as usize >= vocab) {
-                None => Ok(()),
-                Some(id) => Err(ApiError::of(
-                    Problem::InvalidValue,
-                    param,
-                    format!("{param}: token id {id} is outside the model's vocabulary of {vocab}"),
-                )),
-            }
-        };
-        known("logit_bias", &mut self.logit_bias.keys().copied())?;
-        known("stop_token_ids", &mut self.stop_token_ids.iter().copied())?;
+        known("logit_bias", self.logit_bias.keys(), vocab)?;
+        known("stop_token_ids", &self.stop_token_ids, vocab)?;
         let base = &model.sampling;
         Ok(Sampling {
             temperature: self.temperature.unwrap_or(base.temperature),
@@ -296,5 +286,20 @@ impl SamplingFields {
             ignore_eos: self.ignore_eos,
             logprobs: self.logprobs,
         })
+    }
+}
+
+fn known<'a>(
+    param: &str,
+    ids: impl IntoIterator<Item = &'a u32>,
+    vocab: usize,
+) -> Result<(), ApiError> {
+    match ids.into_iter().find(|&&id| id as usize >= vocab) {
+        None => Ok(()),
+        Some(id) => {
+            let text =
+                format!("{param}: token id {id} is outside the model's vocabulary of {vocab}");
+            Err(ApiError::of(Problem::InvalidValue, param, text))
+        }
     }
 }

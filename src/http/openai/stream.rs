@@ -82,10 +82,7 @@ impl StreamReply {
     /// Starts an event of a choice: everything up to its index.
     #[inline]
     fn open(&mut self, choice: usize) -> &mut Vec<u8> {
-        let out = self.outlet.buffer();
-        out.extend_from_slice(&self.head);
-        json::integer(out, choice);
-        out
+        open(&mut self.outlet, &self.head, choice)
     }
 
     /// The choice's first event: the role of a chat's answer, the prompt that is echoed.
@@ -109,7 +106,7 @@ impl StreamReply {
 
     fn text_with_logprobs(&mut self, delta: Delta<'_>) {
         let kind = self.kind;
-        let out = self.open(delta.choice);
+        let out = open(&mut self.outlet, &self.head, delta.choice);
         out.extend_from_slice(text_start(kind));
         json::escape(out, delta.text);
         out.extend_from_slice(text_end(kind));
@@ -126,6 +123,14 @@ impl StreamReply {
         self.ended = true;
         self.outlet.end();
     }
+}
+
+#[inline]
+fn open<'a>(outlet: &'a mut Outlet, head: &[u8], choice: usize) -> &'a mut Vec<u8> {
+    let out = outlet.buffer();
+    out.extend_from_slice(head);
+    json::integer(out, choice);
+    out
 }
 
 /// From after the index to the text.
@@ -166,10 +171,9 @@ impl Reply for StreamReply {
                 self.text_with_logprobs(delta);
             }
         } else if !delta.text.is_empty() {
-            let out = self.outlet.buffer();
-            out.reserve(self.head.len() + self.plain_tail.len() + delta.text.len() + 40);
-            out.extend_from_slice(&self.head);
-            json::integer(out, delta.choice);
+            let size = self.head.len() + self.plain_tail.len() + delta.text.len() + 48;
+            self.outlet.buffer().reserve(size);
+            let out = open(&mut self.outlet, &self.head, delta.choice);
             out.extend_from_slice(text_start(self.kind));
             json::escape(out, delta.text);
             out.extend_from_slice(&self.plain_tail);
