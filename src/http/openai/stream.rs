@@ -238,3 +238,29 @@ impl Drop for StreamReply {
         }
     }
 }
+#[cfg(test)]
+#[test]
+fn devbench() {
+    use std::time::Instant;
+    for (per_flush, lp) in [(1usize, false), (16, false)] {
+        let _ = lp;
+        let (outlet, outbox) = crate::http::outbox::outbox();
+        let (begun, _b) = oneshot::channel();
+        let head = Head { kind: Kind::Chat, id: "chatcmpl-15ac441e942779c2ba21e2cf9b8ce162".into(), model: "cuelight-tiny".into(), created: 1795384024 };
+        let mut reply = StreamReply::new(&head, 1, StreamOptions::default(), outlet, begun);
+        reply.accepted();
+        let mut body = Box::pin(outbox.into_body(()));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let n = 2_000_000;
+        let t = Instant::now();
+        let mut bytes = 0;
+        for i in 0..n {
+            reply.delta(Delta { choice: 0, text: " token", tokens: &[] });
+            if i % per_flush == per_flush - 1 {
+                reply.flush();
+                if let std::task::Poll::Ready(Some(Ok(f))) = http_body::Body::poll_frame(body.as_mut(), &mut cx) { bytes += f.into_data().unwrap().len(); }
+            }
+        }
+        eprintln!("BENCH per_flush {per_flush}: {:.1} ns/delta {} B/delta", t.elapsed().as_nanos() as f64 / n as f64, bytes / n);
+    }
+}
