@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::response::Response;
 use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use tokio::sync::oneshot;
 
 use super::app::App;

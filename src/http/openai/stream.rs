@@ -73,7 +73,9 @@ impl StreamReply {
             kind: head.kind,
             head: start,
             plain_tail,
-            choices: (0..choices).map(|_| Choice { started: false, logprobs: logprobs() }).collect(),
+            choices: (0..choices)
+                .map(|_| Choice { started: false, logprobs: logprobs() })
+                .collect(),
             options,
             ended: false,
         }
@@ -234,7 +236,9 @@ impl Drop for StreamReply {
     /// The request was killed: its client must not take what came so far for all.
     fn drop(&mut self) {
         if !self.ended {
-            self.failed(&Failure::Internal("the request was stopped before its answer was complete"));
+            self.failed(&Failure::Internal(
+                "the request was stopped before its answer was complete",
+            ));
         }
     }
 }
@@ -246,7 +250,12 @@ fn devbench() {
         let _ = lp;
         let (outlet, outbox) = crate::http::outbox::outbox();
         let (begun, _b) = oneshot::channel();
-        let head = Head { kind: Kind::Chat, id: "chatcmpl-15ac441e942779c2ba21e2cf9b8ce162".into(), model: "cuelight-tiny".into(), created: 1795384024 };
+        let head = Head {
+            kind: Kind::Chat,
+            id: "chatcmpl-15ac441e942779c2ba21e2cf9b8ce162".into(),
+            model: "cuelight-tiny".into(),
+            created: 1795384024,
+        };
         let mut reply = StreamReply::new(&head, 1, StreamOptions::default(), outlet, begun);
         reply.accepted();
         let mut body = Box::pin(outbox.into_body(()));
@@ -258,9 +267,17 @@ fn devbench() {
             reply.delta(Delta { choice: 0, text: " token", tokens: &[] });
             if i % per_flush == per_flush - 1 {
                 reply.flush();
-                if let std::task::Poll::Ready(Some(Ok(f))) = http_body::Body::poll_frame(body.as_mut(), &mut cx) { bytes += f.into_data().unwrap().len(); }
+                if let std::task::Poll::Ready(Some(Ok(f))) =
+                    http_body::Body::poll_frame(body.as_mut(), &mut cx)
+                {
+                    bytes += f.into_data().unwrap().len();
+                }
             }
         }
-        eprintln!("BENCH per_flush {per_flush}: {:.1} ns/delta {} B/delta", t.elapsed().as_nanos() as f64 / n as f64, bytes / n);
+        eprintln!(
+            "BENCH per_flush {per_flush}: {:.1} ns/delta {} B/delta",
+            t.elapsed().as_nanos() as f64 / n as f64,
+            bytes / n
+        );
     }
 }

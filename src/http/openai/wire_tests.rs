@@ -235,7 +235,8 @@ fn a_unary_answer_with_logprobs_is_valid_json() {
     let model = text_model();
     let tokens = [token(&model, "the", "日"), token(&model, " of", "the")];
     for kind in [Kind::Chat, Kind::Completion] {
-        let body = answered(kind, Some(model.clone()), None, |reply| tell_two_choices(reply, &tokens));
+        let body =
+            answered(kind, Some(model.clone()), None, |reply| tell_two_choices(reply, &tokens));
         let body: serde_json::Value = serde_json::from_str(&body.unwrap().unwrap()).unwrap();
         let logprobs = |i: usize| &body["choices"][i]["logprobs"];
         let column = if kind == Kind::Chat { "content" } else { "tokens" };
