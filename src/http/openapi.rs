@@ -9,6 +9,7 @@ mod tests {
 
     use super::*;
     use crate::http::app::ROUTES;
+    use crate::http::errors::Problem;
     use crate::http::openai::{Limits, chat, completions, tokens};
 
     fn document() -> Value {
@@ -33,6 +34,20 @@ mod tests {
     #[test]
     fn the_document_has_this_builds_version() {
         assert_eq!(document()["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn the_document_names_every_status_of_the_table() {
+        let document = document();
+        let operations = document["paths"].as_object().unwrap().values();
+        let documented: Vec<&String> = operations
+            .flat_map(|path| path.as_object().unwrap().values())
+            .flat_map(|operation| operation["responses"].as_object().unwrap().keys())
+            .collect();
+        for problem in Problem::ALL {
+            let status = problem.row().0.as_u16().to_string();
+            assert!(documented.contains(&&status), "{problem:?}: {status}");
+        }
     }
 
     #[test]
@@ -73,7 +88,8 @@ mod tests {
     fn every_parameter_in_the_document_is_checked() {
         // A value that no parameter takes must be refused under each documented name.
         let document = document();
-        let cases: [(&str, &str, fn(&[u8]) -> bool); 2] = [
+        type Case = (&'static str, &'static str, fn(&[u8]) -> bool);
+        let cases: [Case; 2] = [
             ("ChatCompletionRequest", r#""messages":[{"role":"user","content":"a"}]"#, |body| {
                 chat::parse(body, Limits { max_choices: 1 }).is_err()
             }),

@@ -19,7 +19,7 @@ pub struct ChatRequest {
 /// What a chat template turns into a prompt.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conversation {
-    /// Objects with `role` and `content`; at least one.
+    /// Objects with `role` and `content`; a chat request has at least one.
     pub messages: Vec<Value>,
     /// Function definitions the model may call; absent if there are none or none may be called.
     pub tools: Option<Vec<Value>>,
@@ -48,6 +48,11 @@ pub fn parse(bytes: &[u8], limits: Limits) -> Result<ChatRequest, ApiError> {
 
 /// Reads the part of a request that makes the prompt; `/tokenize` takes it too.
 pub(super) fn conversation(fields: Fields<'_>) -> Result<Conversation, ApiError> {
+    Ok(Conversation { messages: messages::read(fields)?, ..options(fields)? })
+}
+
+/// Reads a conversation's options, without its messages.
+pub(super) fn options(fields: Fields<'_>) -> Result<Conversation, ApiError> {
     let continues = fields.flag("continue_final_message")?.unwrap_or(false);
     let generates = fields.flag("add_generation_prompt")?;
     if continues && generates == Some(true) {
@@ -55,7 +60,7 @@ pub(super) fn conversation(fields: Fields<'_>) -> Result<Conversation, ApiError>
         return Err(fields.problem(Problem::InvalidValue, "continue_final_message", rule));
     }
     Ok(Conversation {
-        messages: messages::read(fields)?,
+        messages: Vec::new(),
         tools: tools::read(fields)?,
         add_generation_prompt: generates.unwrap_or(!continues),
         continue_final_message: continues,
