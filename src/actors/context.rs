@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::tree::Board;
 use crate::config::Config;
-use crate::engine::faulty::FaultSwitch;
+use crate::engine::faulty::FaultHandle;
 use crate::metrics::Metrics;
 
 /// See the module's description.
@@ -17,7 +17,7 @@ pub struct NodeContext {
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
     /// Switches of engines that can be made to fail, by rank name; empty unless `faults.enabled`.
-    switches: Mutex<HashMap<String, FaultSwitch>>,
+    switches: Mutex<HashMap<String, FaultHandle>>,
 }
 
 impl NodeContext {
@@ -32,13 +32,13 @@ impl NodeContext {
     }
 
     /// The switch of a rank's engine; the same one for every generation of the rank.
-    pub fn fault_switch(&self, rank: &str) -> FaultSwitch {
+    pub fn fault_switch(&self, rank: &str) -> FaultHandle {
         let mut switches = self.switches.lock().unwrap_or_else(PoisonError::into_inner);
         switches.entry(rank.to_string()).or_default().clone()
     }
 
     /// Switches of all ranks, by name.
-    pub fn fault_switches(&self) -> Vec<(String, FaultSwitch)> {
+    pub fn fault_switches(&self) -> Vec<(String, FaultHandle)> {
         let switches = self.switches.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<_> = switches.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));

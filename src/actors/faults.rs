@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::context::NodeContext;
-use crate::engine::faulty::FaultSwitch;
+use crate::engine::faulty::{self, FaultHandle};
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -44,14 +44,19 @@ pub fn inject(node: &NodeContext, fault: Fault) -> Result<String, String> {
     }
     match fault {
         Fault::KillActor { kind, name } => kill(node, &kind, name.as_deref()),
-        Fault::EnginePanic => switch(node, "the next step panics", FaultSwitch::panic_next),
-        Fault::StepFails => switch(node, "the next step fails", FaultSwitch::fail_next),
+        Fault::EnginePanic => {
+            switch(node, "the next step panics", |engine| engine.inject(faulty::Fault::Panic))
+        }
+        Fault::StepFails => {
+            switch(node, "the next step fails", |engine| engine.inject(faulty::Fault::Fail))
+        }
         Fault::StepHangs { ms } => {
-            let hang = |s: &FaultSwitch| s.hang_next(Duration::from_millis(ms));
-            switch(node, "the next step hangs", hang)
+            let hang = faulty::Fault::Hang(Duration::from_millis(ms));
+            switch(node, "the next step hangs", |engine| engine.inject(hang))
         }
         Fault::SlowSteps { ms } => {
-            switch(node, "steps are slowed", |s| s.slow_steps(Duration::from_millis(ms)))
+            let by = Duration::from_millis(ms);
+            switch(node, "steps are slowed", |engine| engine.slow_each_step(by))
         }
     }
 }
@@ -73,13 +78,13 @@ fn kill(node: &NodeContext, kind: &str, name: Option<&str>) -> Result<String, St
 fn switch(
     node: &NodeContext,
     what: &str,
-    act: impl Fn(&FaultSwitch),
+    act: impl Fn(&FaultHandle),
 ) -> Result<String, String> {
     let switches = node.fault_switches();
     if switches.is_empty() {
         return Err("this node has no engine".to_string());
     }
-    switches.iter().for_each(|(_, switch)| act(switch));
+    switches.iter().for_each(|(_, engine)| act(engine));
     let names: Vec<_> = switches.into_iter().map(|(name, _)| name).collect();
     Ok(format!("{what} on {}", names.join(", ")))
 }

@@ -328,25 +328,20 @@ impl Steps {
     }
 
     fn deal_to_many(&mut self) {
-        let (legs, streams) = (&self.legs, &mut self.streams);
-        let mut frame_of = |leg: &LegId| {
-            let link = legs.get(leg)?;
-            streams.iter_mut().find(|stream| stream.link == *link).map(|s| &mut s.pending)
-        };
-        for started in self.step.started.drain(..) {
-            if let Some(frame) = frame_of(&started.leg) {
-                frame.started.push(started);
-            }
+        for started in std::mem::take(&mut self.step.started) {
+            self.say_of(started.leg, |frame| frame.started.push(started));
         }
-        for token in self.step.tokens.drain(..) {
-            if let Some(frame) = frame_of(&token.leg) {
-                frame.tokens.push(token);
-            }
+        for token in std::mem::take(&mut self.step.tokens) {
+            self.say_of(token.leg, |frame| frame.tokens.push(token));
         }
-        for (leg, error) in self.step.failed.drain(..) {
-            if let Some(frame) = frame_of(&leg) {
-                frame.failed.push((leg, error));
-            }
+        for (leg, error) in std::mem::take(&mut self.step.failed) {
+            self.say_of(leg, |frame| frame.failed.push((leg, error)));
+        }
+    }
+
+    fn say_of(&mut self, leg: LegId, add: impl FnOnce(&mut Frame)) {
+        if let Some(link) = self.legs.get(&leg) {
+            self.say(*link, add);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::actors::link::Link;
 use crate::actors::reply::{Delta, DeltaToken, Finish, NewRequest, Reply};
 use crate::engine::{FinishReason, TokenLogprobs};
 use crate::ids::LegId;
-use crate::text::{Detokenizer, StopScanner, TextModel};
+use crate::text::{Detokenizer, OutputText, StopScanner, TextModel};
 
 /// What a token did to its choice.
 pub(super) enum Progress {
@@ -31,10 +31,8 @@ pub(super) struct Choice {
     ended: bool,
     cached_tokens: Option<u32>,
     wants_logprobs: bool,
-    detokenizer: Detokenizer,
-    stop: StopScanner,
-    /// Text of the tokens at hand, before and after the stop strings were looked for.
-    raw: String,
+    output_text: OutputText,
+    /// Text that became certain with the token at hand; kept for its memory.
     text: String,
     /// Tokens that no delta has told yet.
     untold: Vec<DeltaToken>,
@@ -52,6 +50,9 @@ impl Choice {
     }
 
     fn new(prompt: Arc<[u32]>, request: &NewRequest) -> Self {
+        let text = &request.model.text;
+        let detokenizer = Detokenizer::after_prompt(text, &prompt, request.skip_special_tokens);
+        let stop = StopScanner::new(request.stop.clone(), request.include_stop);
         Self {
             prompt,
             output: Vec::new(),
@@ -63,9 +64,7 @@ impl Choice {
             ended: false,
             cached_tokens: None,
             wants_logprobs: request.sampling.logprobs.is_some(),
-            detokenizer: Detokenizer::new(request.skip_special_tokens),
-            stop: StopScanner::new(&request.stop, request.include_stop),
-            raw: String::new(),
+            output_text: OutputText::new(detokenizer, stop, request.sampling.min_tokens as usize),
             text: String::new(),
             untold: Vec::new(),
         }
@@ -162,18 +161,14 @@ impl Choice {
         reply: &mut dyn Reply,
     ) -> Progress {
         self.output.push(token);
-        self.raw.clear();
         self.text.clear();
+        let mut stopped = None;
         if finish != Some(FinishReason::Stop) {
-            self.detokenizer.push(model, token, &mut self.raw);
+            stopped = self.output_text.push(model, token, &mut self.text);
             self.untold.push(DeltaToken { token, logprobs });
         }
-        if finish.is_some() {
-            self.detokenizer.finish(&mut self.raw);
-        }
-        let stopped = self.stop.push(&self.raw, &mut self.text);
         if finish.is_some() && stopped.is_none() {
-            self.stop.finish(&mut self.text);
+            stopped = self.output_text.finish(model, &mut self.text);
         }
         let ends = match (stopped, finish) {
             (Some(string), _) => Some(Finish::StopString(string)),
