@@ -27,7 +27,9 @@ pub enum EngineError {
         context: usize,
     },
     /// The leg alone would not fit into the pool.
-    #[error("{tokens} tokens need {need} KV blocks, but the whole pool has {total}; raise worker.kv_blocks")]
+    #[error(
+        "{tokens} tokens need {need} KV blocks, but the whole pool has {total}; raise worker.kv_blocks"
+    )]
     PoolTooSmall {
         /// Tokens the leg may grow to.
         tokens: usize,
