@@ -113,6 +113,11 @@ impl FrontendHandle {
         self.shared.draining()
     }
 
+    /// Refuses new requests from now on.
+    pub fn drain(&self) {
+        self.shared.drain();
+    }
+
     /// Requests in flight.
     pub fn active(&self) -> usize {
         self.shared.active.load(Ordering::Relaxed)

@@ -67,7 +67,11 @@ pub struct Args {
 
 /// Why a node gave up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the {} failed more than {limit} times within the window (supervision.restarts); the last time: {last}", part.name())]
+#[error(
+    "the {} never came up, or failed more than {limit} times within the window \
+     (supervision.restarts); the last time: {last}",
+    part.name()
+)]
 pub struct GaveUp {
     part: Part,
     limit: usize,
@@ -96,6 +100,8 @@ pub struct State {
     worker_child: Child,
     /// The worker's living generation, once it is loaded.
     up: Option<WorkerUp>,
+    /// Whether any generation of the worker was loaded.
+    ever_up: bool,
     card: Card,
 }
 
@@ -145,6 +151,7 @@ impl State {
         if up.generation.0 != self.worker_child.starts {
             return; // said by a generation that has been replaced since
         }
+        self.ever_up = true;
         self.up = Some(up.clone());
         self.tell_frontend(frontend::Msg::WorkerUp(up));
     }
@@ -190,9 +197,12 @@ impl State {
             Part::Frontend => &mut self.frontend_child.budget,
             Part::Worker => &mut self.worker_child.budget,
         };
-        let verdict = budget.record(Instant::now());
+        let mut verdict = budget.record(Instant::now());
         if part == Part::Worker {
             self.worker_down(&why);
+            if !self.ever_up {
+                verdict = Verdict::Escalate; // what cannot be loaded once will not be loaded later
+            }
         }
         match verdict {
             Verdict::After(delay) => {
@@ -202,7 +212,7 @@ impl State {
                 Ok(())
             }
             Verdict::Escalate => {
-                error!(part = part.name(), why, "failed too often, giving up");
+                error!(part = part.name(), why, "giving up");
                 let limit = self.args.node.config.supervision.restarts;
                 Err(GaveUp { part, limit, last: why })
             }
@@ -233,7 +243,7 @@ impl Actor for NodeRoot {
         card.state("running");
         let (frontend_child, worker_child) = (Child::new(&args.node), Child::new(&args.node));
         let mut state =
-            State { args, frontend: None, frontend_child, worker_child, up: None, card };
+            State { args, frontend: None, frontend_child, worker_child, up: None, ever_up: false, card };
         state.spawn(&myself, Part::Frontend).await?;
         state.spawn(&myself, Part::Worker).await?;
         Ok(state)

@@ -1,7 +1,7 @@
 //! From the config to what the tree needs: the served model and the way to make its engine.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorRef};
@@ -17,12 +17,13 @@ use crate::engine::blocks::HashKey;
 use crate::engine::embedded::Embedded;
 use crate::engine::faulty::Faulty;
 use crate::engine::model::{Model, Shape};
-use crate::engine::native::{self, ModelCard, NativeModel};
+use crate::engine::native::checkpoint::{ModelCard, read_card};
+use crate::engine::native::{KvSize, NativeModel, Options};
 use crate::engine::schedule::Limits;
 use crate::engine::sim::{SimConfig, SimModel, Timing};
 use crate::engine::{Engine, EngineError, Sampling};
 use crate::metrics::Metrics;
-use crate::text::TextModel;
+use crate::text::{TextLimits, TextModel};
 
 /// The running supervision tree of one node.
 pub struct Tree {
@@ -67,13 +68,10 @@ fn served_model(config: &Config) -> Result<Option<Arc<ServedModel>>, StartError>
         return Ok(None);
     };
     let dir = worker.model.clone();
-    let card = native::read_card(&dir);
+    let card = read_card(&dir);
     let card = card.map_err(|source| StartError::Model { dir: dir.clone(), source })?;
-    if worker.engine == EngineKind::Native {
-        let weights = native::check_weights(&dir);
-        weights.map_err(|source| StartError::Model { dir: dir.clone(), source })?;
-    }
-    let text = TextModel::load_with_fuel(&dir, frontend.template_fuel);
+    let limits = TextLimits { template_fuel: frontend.template_fuel, ..TextLimits::default() };
+    let text = TextModel::load(&dir, limits);
     let text = text.map_err(|source| StartError::Text { dir: dir.clone(), source })?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(Some(Arc::new(ServedModel {
@@ -141,25 +139,23 @@ fn lost(error: impl ToString) -> EngineError {
 
 /// Ids that the tokenizer knows: the checkpoint's padding rows above them are never sampled.
 fn known_ids(worker: &Worker) -> Result<usize, EngineError> {
-    TextModel::load(&worker.model).map(|text| text.vocab_len()).map_err(lost)
+    TextModel::load(&worker.model, TextLimits::default()).map(|text| text.vocab_len()).map_err(lost)
 }
 
 fn native(worker: &Worker) -> Result<NativeModel, EngineError> {
-    let options = native::Options {
+    let options = Options {
         threads: worker.threads,
-        pool: match worker.kv_blocks {
-            Some(blocks) => native::Pool::Blocks(blocks),
-            None => native::Pool::Bytes(worker.kv_memory_bytes),
-        },
+        kv: worker.kv_blocks.map_or(KvSize::Bytes(worker.kv_memory_bytes), KvSize::Blocks),
         block_tokens: worker.block_tokens,
         vocab_limit: Some(known_ids(worker)?),
         max_context: worker.max_context,
+        ..Options::default()
     };
     NativeModel::load(&worker.model, options).map_err(lost)
 }
 
 fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
-    let card = native::read_card(&worker.model).map_err(lost)?;
+    let card = read_card(&worker.model).map_err(lost)?;
     let block_bytes = card.block_bytes(worker.block_tokens);
     let by_memory = worker.kv_memory_bytes / block_bytes.max(1) as u64;
     let vocab = known_ids(worker)?.min(card.vocab);
@@ -171,13 +167,17 @@ fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
         block_bytes,
     };
     let timing = Timing {
-        step: worker.sim.step,
-        prefill_per_token: worker.sim.prefill_per_token,
-        decode_per_leg: worker.sim.decode_per_leg,
+        step_us: micros(worker.sim.step),
+        prefill_us_per_token: micros(worker.sim.prefill_per_token),
+        decode_us_per_leg: micros(worker.sim.decode_per_leg),
         speedup: worker.sim.speedup,
     };
     let answers = sim_answers(vocab);
     Ok(SimModel::new(SimConfig { shape, seed: worker.sim.seed, answers, timing, ..SimConfig::default() }))
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 /// Ids in the middle half of the vocabulary: ordinary words in every tokenizer met so far, since
