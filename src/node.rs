@@ -2,6 +2,7 @@
 
 pub mod launch;
 
+use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::actors::handle::{FrontendHandle, Shared};
 use crate::actors::root;
 use crate::config::{Config, Frontend};
 use crate::engine::native::LoadError;
-use crate::http;
+use crate::http::{self, ServeError};
 use crate::telemetry;
 use crate::text::TextError;
 use launch::Tree;
@@ -42,7 +44,7 @@ pub enum StartError {
         address: std::net::SocketAddr,
         /// What the system said.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The checkpoint cannot be run.
     #[error("worker.model = {}: {source}", dir.display())]
@@ -64,13 +66,13 @@ pub enum StartError {
     },
     /// Certificate or key cannot be used.
     #[error(transparent)]
-    Http(#[from] http::ServeError),
+    Http(#[from] ServeError),
     /// Logs or traces cannot be set up.
     #[error(transparent)]
     Telemetry(#[from] telemetry::InitError),
     /// The runtime cannot be built.
     #[error("the system refused what the node needs to start: {0}")]
-    System(#[from] std::io::Error),
+    System(#[from] io::Error),
     /// The root actor did not start.
     #[error("the supervision tree did not start: {0}")]
     Tree(String),
@@ -113,7 +115,7 @@ fn listen(frontend: &Frontend) -> Result<TcpListener, StartError> {
 enum End {
     Signal(&'static str),
     TreeGaveUp,
-    HttpEnded,
+    Http(Result<(), ServeError>),
 }
 
 struct Node {
@@ -126,14 +128,14 @@ impl Node {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (stop_http, stopping) = watch::channel(false);
-        let mut server = tokio::spawn(self.serve(stopping)?);
+        let mut server = self.serve(stopping);
         let ready = tokio::spawn(say_when_ready(self.tree.frontend.clone(), began));
 
         let end = tokio::select! {
             _ = terminate.recv() => End::Signal("SIGTERM"),
             _ = interrupt.recv() => End::Signal("SIGINT"),
             _ = &mut self.tree.ended => End::TreeGaveUp,
-            _ = &mut server => End::HttpEnded,
+            ended = &mut server => End::Http(ended.map_err(io::Error::from)?),
         };
         ready.abort();
         match end {
@@ -154,40 +156,30 @@ impl Node {
                 let _ = tokio::time::timeout(LAST_WRITES, server).await;
                 Ok(ExitCode::from(EXIT_GAVE_UP))
             }
-            End::HttpEnded => {
+            End::Http(ended) => {
+                ended?;
                 error!("the HTTP server ended");
                 Ok(ExitCode::from(EXIT_GAVE_UP))
             }
         }
     }
 
-    /// The HTTP server's future; one that never ends on a node without a front end.
-    fn serve(
-        &self,
-        stopping: watch::Receiver<bool>,
-    ) -> Result<impl Future<Output = ()> + Send + 'static, StartError> {
-        let server = match (&self.listener, &self.tree.frontend) {
-            (Some(listener), Some(shared)) => {
-                let handle = FrontendHandle::new(shared.clone());
-                let config = shared.frontend_config();
-                let faults = self.tree.node.config.faults.enabled;
-                Some(http::server(listener.try_clone()?, handle, &config, faults, stopping)?)
-            }
-            _ => None,
+    /// The HTTP server's life; one without end on a node without a front end.
+    fn serve(&mut self, stopping: watch::Receiver<bool>) -> JoinHandle<Result<(), ServeError>> {
+        let (Some(listener), Some(shared)) = (self.listener.take(), &self.tree.frontend) else {
+            return tokio::spawn(std::future::pending());
         };
-        Ok(async move {
-            match server {
-                Some(server) => server.await,
-                None => std::future::pending().await,
-            }
-        })
+        let handle = FrontendHandle::new(shared.clone());
+        let config = shared.frontend_config();
+        let faults = self.tree.node.config.faults.enabled;
+        tokio::spawn(async move { http::serve(listener, handle, &config, faults, stopping).await })
     }
 
     /// Lets running requests finish within `node.drain_timeout_s`, then ends the rest with an error.
     async fn drain(
         &self,
         stop_http: &watch::Sender<bool>,
-        server: &mut tokio::task::JoinHandle<()>,
+        server: &mut JoinHandle<Result<(), ServeError>>,
     ) {
         let Some(shared) = &self.tree.frontend else { return };
         shared.drain();
