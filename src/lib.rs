@@ -2,6 +2,8 @@
 //!
 //! In reading order, and in the order uses go: `http` → `actors` → `text`, `engine` → `ids`.
 
+pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod ids;
 pub mod metrics;
