@@ -152,6 +152,9 @@ pub struct Worker {
     pub max_waiting: usize,
     /// `worker.max_batch_tokens`: prompt and output tokens in one step. Default 512.
     pub max_batch_tokens: usize,
+    /// `worker.stream_frames`: step frames that a token stream may hold before the next ones are
+    /// merged. Default 16.
+    pub stream_frames: usize,
     /// `worker.step_timeout_s`: a step that takes longer loses the worker. Default 60 s.
     pub step_timeout: Duration,
     /// `worker.sim`: timing of the `sim` engine.
