@@ -121,6 +121,8 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         max_running: values.size("worker.max_running"),
         max_waiting: values.size("worker.max_waiting"),
         max_batch_tokens: values.size("worker.max_batch_tokens"),
+        prefix_cache: values.switch("worker.prefix_cache"),
+        stream_frames: values.size("worker.stream_frames"),
         step_timeout: values.time("worker.step_timeout_s"),
         sim: Sim {
             step: values.time("worker.sim.step_us"),

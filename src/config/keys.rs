@@ -253,6 +253,19 @@ pub(super) const KEYS: &[Key] = &[
     )
     .limit(|c| worker(c, |w| w.max_batch_tokens as f64)),
     Key::new(
+        "worker.prefix_cache",
+        Kind::Switch,
+        Is("true"),
+        "whether KV blocks are found again by the tokens they hold",
+    ),
+    Key::new(
+        "worker.stream_frames",
+        whole(1, 4096),
+        Is("16"),
+        "step frames that a token stream may hold before the next ones are merged",
+    )
+    .limit(|c| worker(c, |w| w.stream_frames as f64)),
+    Key::new(
         "worker.step_timeout_s",
         seconds(0.01, DAY_S),
         Is("60"),

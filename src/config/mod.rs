@@ -183,6 +183,8 @@ pub struct Worker {
     pub max_waiting: usize,
     /// `worker.max_batch_tokens`: prompt and output tokens in one step. Default 512.
     pub max_batch_tokens: usize,
+    /// `worker.prefix_cache`: whether KV blocks are found again by their tokens. Default true.
+    pub prefix_cache: bool,
     /// `worker.stream_frames`: step frames that a token stream may hold before the next ones are
     /// merged. Default 16.
     pub stream_frames: usize,
