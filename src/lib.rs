@@ -7,3 +7,4 @@ pub mod config;
 pub mod engine;
 pub mod ids;
 pub mod metrics;
+pub mod telemetry;
