@@ -1,4 +1,5 @@
 //! The fuzz targets' bodies on stable: seeds, and seeded random mutations of them.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
