@@ -83,13 +83,14 @@ fn number_after(body: &[u8], key: &[u8]) -> Option<u32> {
 /// What every event of a stream starts with: as long as the real one.
 const HEAD: &[u8] = b"data: {\"id\":\"chatcmpl-018f6a1e5c7d7b3a9c0d1e2f3a4b5c6d\",\
 \"object\":\"chat.completion.chunk\",\"created\":1795381857,\"model\":\"cuelight-tiny\",\
-\"choices\":[";
+\"system_fingerprint\":\"cuelight-0.1.0\",\"choices\":[";
 const ROLE: &[u8] = b"{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\
-\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n";
 const TEXT: &[u8] = b"{\"index\":0,\"delta\":{\"content\":\"";
-const TEXT_END: &[u8] = b"\"},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
+const TEXT_END: &[u8] = b"\"},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n";
 const FINISH: &[u8] =
-    b"{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}]}\n\n";
+    b"{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"length\"}],\
+\"usage\":null}\n\n";
 const TEXTS: [&[u8]; 8] =
     [b" the", b" of", b" Lisbon", b" river", b"s", b" and", b" meadow", b" a"];
 
@@ -109,7 +110,7 @@ impl TokenBody {
 
     /// Role, then one event a token, then the finish, the usage and the end mark.
     fn event(&self) -> Option<Bytes> {
-        let mut event = BytesMut::with_capacity(HEAD.len() + 128);
+        let mut event = BytesMut::with_capacity(HEAD.len() + 144);
         match self.next.checked_sub(1) {
             None => {
                 event.put(HEAD);
@@ -130,7 +131,7 @@ impl TokenBody {
                     let (prompt, output) = (self.prompt, self.output);
                     let usage = format!(
                         "],\"usage\":{{\"prompt_tokens\":{prompt},\"completion_tokens\":{output},\
-                         \"total_tokens\":{}}}}}\n\n",
+                         \"total_tokens\":{},\"prompt_tokens_details\":{{\"cached_tokens\":0}}}}}}\n\n",
                         prompt + output
                     );
                     event.put(HEAD);

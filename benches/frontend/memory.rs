@@ -63,6 +63,10 @@ pub(crate) fn run(target: &Target, load: &Load, waiting: usize) -> io::Result<Me
     drop(go_on);
     client.wait()?;
     std::thread::sleep(SETTLE);
+    let mut errors = both.errors;
+    if streaming.streaming < load.streams {
+        errors.insert("not started in time".to_string(), load.streams - streaming.streaming);
+    }
     Ok(MemoryRow {
         server: target.name.clone(),
         prompt: load.prompt,
@@ -72,7 +76,7 @@ pub(crate) fn run(target: &Target, load: &Load, waiting: usize) -> io::Result<Me
         streaming_kib,
         waiting_kib,
         after_kib: rss_kib(&target.pids)?,
-        errors: both.errors,
+        errors,
     })
 }
 
