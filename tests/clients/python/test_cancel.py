@@ -6,8 +6,7 @@ import random
 import openai
 import pytest
 
-from conftest import async_client_of
-from cuelight_server import MODEL, eventually
+from cuelight_server import MODEL, async_client_of, eventually
 
 LONG = dict(model=MODEL, messages=[{"role": "user", "content": "Tell me 6 stories."}], max_tokens=1500,
             extra_body={"ignore_eos": True})

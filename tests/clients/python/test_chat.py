@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import pytest
 
 from cuelight_server import MODEL, golden
@@ -100,8 +101,7 @@ def test_n_choices_come_in_order_and_differ(ask):
 
 
 @pytest.mark.parametrize("text", ["Grüße, мир, 世界 🌍🏽!", "e\u0301 is not é", "\u202eright to left", "👩‍👩‍👧‍👦" * 20])
-def test_any_unicode_is_a_prompt_and_comes_back_from_its_tokens(server, client, ask, text):
-    import httpx
+def test_any_unicode_is_a_prompt_and_comes_back_from_its_tokens(server, ask, text):
     tokens = httpx.post(server.origin + "/tokenize", json={"model": MODEL, "prompt": text}).json()
     assert tokens["count"] == len(tokens["tokens"]) > 0
     back = httpx.post(server.origin + "/detokenize", json={"model": MODEL, "tokens": tokens["tokens"]}).json()

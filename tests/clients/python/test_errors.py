@@ -7,8 +7,7 @@ import httpx
 import openai
 import pytest
 
-from conftest import SLOW, client_of
-from cuelight_server import MODEL
+from cuelight_server import MODEL, SLOW, client_of
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 

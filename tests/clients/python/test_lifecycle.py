@@ -10,8 +10,7 @@ import httpx
 import openai
 import pytest
 
-from conftest import SLOW, client_of
-from cuelight_server import MODEL, eventually
+from cuelight_server import MODEL, SLOW, client_of, eventually
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 PARIS = "The capital of France is Paris."

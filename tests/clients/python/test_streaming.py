@@ -6,8 +6,7 @@ import json
 import httpx
 import pytest
 
-from conftest import async_client_of
-from cuelight_server import MODEL
+from cuelight_server import MODEL, async_client_of
 
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."

@@ -2,13 +2,9 @@
 
 import asyncio
 
-import openai
 import pytest
 
-from cuelight_server import MODEL, Server
-
-# One engine step takes this long on the `slow` server, so a stream is still running when a test interferes.
-SLOW_STEP_MS = 20
+from cuelight_server import MODEL, SLOW, Server, client_of
 
 
 @pytest.fixture
@@ -50,9 +46,6 @@ def slow(tmp_path_factory):
     yield from shared(tmp_path_factory.mktemp("slow"), SLOW)
 
 
-SLOW = {"worker.engine": "sim", "worker.sim.step_us": SLOW_STEP_MS * 1000, "frontend.max_requests": 3}
-
-
 @pytest.fixture
 def client(server):
     with client_of(server) as client:
@@ -64,16 +57,6 @@ def slow_client(slow):
     slow.wait_until_idle()
     with client_of(slow) as client:
         yield client
-
-
-def client_of(server, **options):
-    """The official client, without retries unless the test is about them."""
-    return openai.OpenAI(**{"base_url": server.base_url, "api_key": "none", "max_retries": 0, "timeout": 60, **options})
-
-
-def async_client_of(server, **options):
-    return openai.AsyncOpenAI(**{"base_url": server.base_url, "api_key": "none", "max_retries": 0, "timeout": 60,
-                                 **options})
 
 
 @pytest.fixture

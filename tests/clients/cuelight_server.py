@@ -12,12 +12,17 @@ import time
 import urllib.error
 import urllib.request
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
+import openai
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 BINARY = pathlib.Path(os.environ.get("CUELIGHT_BIN", REPOSITORY / "target/release/cuelight"))
 MODEL = "cuelight-tiny"
 READY_WITHIN_S = 30
 END_WITHIN_S = 20
 SETTLE_WITHIN_S = 10
+
+# An engine that takes its time, so that a stream still runs when a test interferes, on a node with room for three.
+SLOW = {"worker.engine": "sim", "worker.sim.step_us": 20_000, "frontend.max_requests": 3}
 
 # A proxy of the environment must not see what goes to 127.0.0.1.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
@@ -30,13 +35,10 @@ def free_port():
 
 
 def eventually(what, condition, within_s=SETTLE_WITHIN_S):
-    """Polls until `condition()` is true; its last value is part of the complaint."""
+    """Polls until `condition()` is `True`; anything else it returns may say why not, for the complaint."""
     deadline = time.monotonic() + within_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what} (last value: {value!r})"
+    while (value := condition()) is not True:
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what} (it was {value!r})"
         time.sleep(0.02)
 
 
@@ -53,7 +55,6 @@ class Server:
         command = [str(BINARY), "serve", "--set", f"frontend.http=127.0.0.1:{self.port}"]
         for key, value in (sets or {}).items():
             command += ["--set", f"{key}={value}"]
-        self.allowed_errors = None
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                             cwd=REPOSITORY, env={**os.environ, **(env or {})})
@@ -98,9 +99,11 @@ class Server:
     def wait_until_idle(self):
         """No request, no leg and no used KV block is left behind."""
         names = ("cuelight_requests_active", "cuelight_running", "cuelight_waiting", "cuelight_kv_blocks_used")
-        eventually("nothing runs and no KV block is held",
-                   lambda: all(self.metric(name) == 0.0 for name in names)
-                   or print({name: self.metric(name) for name in names}))
+
+        def idle():
+            left = {name: value for name in names if (value := self.metric(name)) != 0.0}
+            return left or True
+        eventually("nothing runs and no KV block is held", idle)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
@@ -125,6 +128,19 @@ class Server:
             assert status == 0, f"the server ended with {status}:\n{self.log_text()}"
         bad = [line for line in self.log_text().splitlines() if re.search(r"\bERROR\b|panicked at", line)]
         assert not bad, "the server complained:\n" + "\n".join(bad)
+
+
+def client_of(server, **options):
+    """The official client, without retries unless the test is about them."""
+    return openai.OpenAI(**client_options(server, options))
+
+
+def async_client_of(server, **options):
+    return openai.AsyncOpenAI(**client_options(server, options))
+
+
+def client_options(server, options):
+    return {"base_url": server.base_url, "api_key": "none", "max_retries": 0, "timeout": 60, **options}
 
 
 def golden():
