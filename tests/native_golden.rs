@@ -1,4 +1,5 @@
 //! The shipped model against the float32 reference, and against itself to the bit.
+#![allow(clippy::unwrap_used)] // a test
 
 mod native_support;
 

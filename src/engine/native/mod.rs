@@ -145,7 +145,7 @@ fn shape(config: &Config, options: &Options) -> Result<Shape, LoadError> {
         return Err(wrong("threads", &0, "must be at least 1".to_owned()));
     }
     let block_tokens = options.block_tokens;
-    if block_tokens == 0 || block_tokens % TILE_TOKENS != 0 {
+    if block_tokens == 0 || !block_tokens.is_multiple_of(TILE_TOKENS) {
         let rule = format!("must be a multiple of {TILE_TOKENS}");
         return Err(wrong("block_tokens", &block_tokens, rule));
     }

@@ -86,6 +86,16 @@ fn forget_computing(computing: &mut FxHashMap<BlockHash, u32>, hashes: &[BlockHa
     }
 }
 
+/// The last of these blocks that the leg which is computing the first of them will compute.
+fn last_computing(
+    computing: &FxHashMap<BlockHash, u32>,
+    hashes: &[BlockHash],
+) -> Option<BlockHash> {
+    let slot = computing.get(hashes.first()?)?;
+    let shared = hashes.partition_point(|hash| computing.get(hash) == Some(slot));
+    Some(hashes[shared - 1])
+}
+
 /// The legs of one engine and the blocks they hold.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
@@ -353,10 +363,8 @@ impl Scheduler {
         // The last token is computed even if it is cached: the next one follows from its logits.
         let usable = seq.hashes.len().min((tokens.len() - 1) / self.shape.block_tokens);
         let hit = self.blocks.find(tokens, salt, &seq.hashes[..usable], &mut seq.blocks);
-        if let Some(hash) = seq.hashes[..usable].get(hit.blocks)
-            && self.computing.contains_key(hash)
-        {
-            seq.waits_for = Some(*hash);
+        if let Some(hash) = last_computing(&self.computing, &seq.hashes[hit.blocks..usable]) {
+            seq.waits_for = Some(hash);
             seq.blocks.clear();
             return Start::WaitsForPrefix;
         }

@@ -65,7 +65,10 @@ fn templates_render_as_jinja2_renders_them() {
         ),
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f(messages|length) }}", "<2>"),
         ("{{ messages | map(attribute='role') | join(',') }}", "system,user"),
-        ("{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}", "role=S;content=S;"),
+        (
+            "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}",
+            "role=system;content=S;",
+        ),
         ("{% generation %}{{ 1 }}{%- endgeneration -%} x", "1x"),
         ("{{ 'a' if add_generation_prompt }}{{ messages[0].get('name', 'anon') }}", "aanon"),
         (
@@ -74,8 +77,7 @@ fn templates_render_as_jinja2_renders_them() {
         ),
     ];
     for (template, wanted) in cases {
-        let wanted = wanted.replace("role=S", "role=system");
-        assert_eq!(render(template, messages.clone()), Ok(wanted), "{template}");
+        assert_eq!(render(template, messages.clone()), Ok(wanted.to_owned()), "{template}");
     }
 }
 

@@ -79,7 +79,7 @@ impl Config {
         let hidden = fields.count("hidden_size", None)?;
         let heads = fields.count("num_attention_heads", None)?;
         let kv_heads = fields.count("num_key_value_heads", Some(heads))?;
-        if heads % kv_heads != 0 {
+        if !heads.is_multiple_of(kv_heads) {
             let rule = format!("must divide num_attention_heads = {heads}");
             return Err(fields.wrong("num_key_value_heads", rule));
         }
@@ -163,7 +163,7 @@ fn head_dim(
 ) -> Result<usize, LoadError> {
     let default = match architecture {
         Architecture::Qwen3 => 128,
-        _ if fields.get("head_dim").is_none() && hidden % heads != 0 => {
+        _ if fields.get("head_dim").is_none() && !hidden.is_multiple_of(heads) => {
             let rule = format!(
                 "must be a multiple of num_attention_heads = {heads} where head_dim is not given"
             );
@@ -172,7 +172,7 @@ fn head_dim(
         _ => hidden / heads,
     };
     let head_dim = fields.count("head_dim", Some(default.max(1)))?;
-    if head_dim % 2 != 0 || head_dim > MAX_HEAD_DIM {
+    if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
         let rule = format!("must be even and at most {MAX_HEAD_DIM}; it is {head_dim}");
         return Err(fields.wrong("head_dim", rule));
     }

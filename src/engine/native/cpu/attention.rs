@@ -217,13 +217,13 @@ impl Tile<'_> {
             return s.sums(&sums);
         }
         let mut scores = [f32::NEG_INFINITY; LANES];
-        for key in self.first..self.end {
+        let seen = self.keys.chunks_exact(width).zip(&mut scores).take(self.end).skip(self.first);
+        for (key, score) in seen {
             let mut sum = s.splat(0.0);
             for at in (0..width).step_by(LANES) {
-                let key = load(s, &self.keys[key * width..(key + 1) * width], at);
-                sum = s.fma(load(s, query, at), key, sum);
+                sum = s.fma(load(s, query, at), load(s, key, at), sum);
             }
-            scores[key] = s.sum(sum);
+            *score = s.sum(sum);
         }
         s.load(&scores)
     }
@@ -243,9 +243,9 @@ impl Tile<'_> {
         for (n, sum) in sums.iter_mut().enumerate() {
             *sum = s.mul(load(s, out, at + n * LANES), s.splat(fade));
         }
-        for key in self.first..self.end {
-            let w = s.splat(weight[key]);
-            let value = &self.values[key * width..(key + 1) * width];
+        let seen = self.values.chunks_exact(width).zip(weight).take(self.end).skip(self.first);
+        for (value, weight) in seen {
+            let w = s.splat(*weight);
             for (n, sum) in sums.iter_mut().enumerate() {
                 *sum = s.fma(w, load(s, value, at + n * LANES), *sum);
             }

@@ -7,7 +7,7 @@ use super::simd::{LANES, Simd};
 pub(super) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     // Adding it rounds to a whole number, which then stands in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     const LOWEST: f32 = -87.0;
     // Argument order of max and min: a NaN stays one.
