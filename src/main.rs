@@ -22,8 +22,11 @@ fn main() -> ExitCode {
         }
         Command::Node(args) => return run(Some(&args.config), &args.set, Profile::Node),
         Command::Check(args) => cli::check(&args, &mut out, &mut err),
-        Command::Tree(args) => cli::tree(&args, &mut out, &mut err),
-        Command::HashKey => cli::hash_key(std::io::stdin().lock(), &mut out, &mut err),
+        Command::Tree(args) => {
+            let key = std::env::var("CUELIGHT_API_KEY").ok();
+            cli::tree(&args, key.as_deref(), &mut out, &mut err)
+        }
+        Command::HashKey => cli::hash_key(&mut std::io::stdin().lock(), &mut out, &mut err),
     };
     ExitCode::from(code)
 }

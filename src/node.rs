@@ -69,7 +69,7 @@ pub enum StartError {
     Http(#[from] ServeError),
     /// Logs or traces cannot be set up.
     #[error(transparent)]
-    Telemetry(#[from] telemetry::InitError),
+    Telemetry(#[from] telemetry::TelemetryError),
     /// The runtime cannot be built.
     #[error("the system refused what the node needs to start: {0}")]
     System(#[from] io::Error),

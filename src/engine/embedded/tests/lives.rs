@@ -64,6 +64,25 @@ fn choices_of_one_prompt_differ_and_share_its_blocks() {
 }
 
 #[test]
+fn a_draw_depends_on_seed_choice_and_index_of_the_output_token_alone() {
+    let mut driver = Driver::new(LogitModel { flat: true, ..LogitModel::new(64) }, limits(8, 64));
+    let sampling = Arc::new(Sampling { temperature: 1.0, seed: 77, ..Sampling::default() });
+    let mut legs = HashMap::new();
+    for (request, len, output, choice) in [(1, 5, 0, 0), (2, 17, 0, 3), (3, 12, 4, 3)] {
+        let mut leg = leg(request, prompt(1, len), 12, &sampling);
+        (leg.prompt_len, leg.choice) = (len - output, choice);
+        driver.admit(leg.clone()).unwrap();
+        legs.insert(leg.id, (output as u64, choice));
+    }
+    driver.run();
+    for (id, (output, choice)) in legs {
+        // The top 6 bits choose among 64 equals.
+        let want = (output..12).map(|i| (random_bits(77, choice, i) >> 58) as u32);
+        assert_eq!(driver.outputs[&id], want.collect::<Vec<_>>(), "{id}");
+    }
+}
+
+#[test]
 fn legs_cancelled_at_random_moments_leave_nothing_behind() {
     for seed in 0..200 {
         let mut driver = Driver::new(LogitModel::new(40), limits(4, 16));

@@ -28,12 +28,14 @@ struct LogitModel {
     /// Token that makes a row NaN when it is what the simulated model would say.
     poison: Option<u32>,
     fail: bool,
+    /// All tokens are equally likely.
+    flat: bool,
 }
 
 impl LogitModel {
     fn new(blocks: u32) -> Self {
         let sim = SimModel::new(SimConfig { answers: 0..1 << 30, eos: None, ..sim(blocks) });
-        Self { sim, logits: Vec::new(), poison: None, fail: false }
+        Self { sim, logits: Vec::new(), poison: None, fail: false, flat: false }
     }
 }
 
@@ -55,6 +57,9 @@ impl Model for LogitModel {
         for &name in names {
             let bits = |i| random_bits(name.into(), 0, i) >> 40;
             self.logits.extend((0..64).map(|i| bits(i) as f32 / (1 << 21) as f32));
+            if self.flat {
+                self.logits.fill(0.0);
+            }
             if self.poison.is_some_and(|poison| name % 64 == poison) {
                 *self.logits.last_mut().unwrap() = f32::NAN;
             }
