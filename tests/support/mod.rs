@@ -1,5 +1,5 @@
 //! A whole supervision tree without HTTP, and a client that writes down what it is told.
-#![allow(dead_code)] // each test binary uses a part of it
+#![allow(dead_code, unreachable_pub)] // each test binary uses a part of it
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
