@@ -51,6 +51,7 @@ fn log(values: &Values) -> Log {
         level: values.text("log.level").unwrap_or_default(),
         otlp_endpoint: values.text("log.otlp_endpoint"),
         otlp_sample: values.decimal("log.otlp_sample"),
+        otlp_queue: values.size("log.otlp_queue"),
     }
 }
 

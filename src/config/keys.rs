@@ -58,6 +58,13 @@ pub(super) const KEYS: &[Key] = &[
     )
     .advice("0.01 traces one request in a hundred"),
     Key::new(
+        "log.otlp_queue",
+        whole(1, 1_000_000),
+        Is("2048"),
+        "spans that wait to be sent; more are dropped",
+    )
+    .limit(|c| Some(c.log.otlp_queue as f64)),
+    Key::new(
         "frontend.http",
         Kind::Address,
         Is("127.0.0.1:8000"),

@@ -75,6 +75,8 @@ pub struct Log {
     pub otlp_endpoint: Option<String>,
     /// `log.otlp_sample`: share of requests that are traced, `0.0..=1.0`. Default 1.0.
     pub otlp_sample: f64,
+    /// `log.otlp_queue`: spans that wait to be sent; more are dropped. Default 2,048.
+    pub otlp_queue: usize,
 }
 
 /// How log lines look.
