@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::engine::EngineError;
+use crate::metrics::{Outcome, Refusal};
 
 /// The end of a request that did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,10 +41,12 @@ pub enum Failure {
         retry_after: Duration,
     },
     /// Ranks were lost more often than `frontend.migration_limit` allows.
-    #[error("the request was lost with its rank {attempts} times; the last time: {last}")]
+    #[error(
+        "the request was lost with its rank {times} times (frontend.migration_limit); the last time: {last}"
+    )]
     RanksLost {
-        /// Placements that were tried.
-        attempts: usize,
+        /// Legs that were lost.
+        times: usize,
         /// The last loss.
         last: String,
     },
@@ -64,4 +67,32 @@ pub enum Failure {
     /// A fault of this node, e.g. the request's actor was killed.
     #[error("internal error: {0}")]
     Internal(&'static str),
+}
+
+impl Failure {
+    /// As the requests metric counts it.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Rejected(_) | Self::TooManyRequests { .. } => Outcome::Rejected,
+            Self::NotReady { .. }
+            | Self::Draining { .. }
+            | Self::RanksLost { .. }
+            | Self::Internal(_) => Outcome::Failed,
+            Self::TimedOut { .. } | Self::SlowClient { .. } => Outcome::Cancelled,
+        }
+    }
+
+    /// As the metric of refused requests counts it, where admission says so.
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Rejected(_) => Some(Refusal::Invalid),
+            Self::TooManyRequests { .. } => Some(Refusal::Requests),
+            Self::NotReady { .. } => Some(Refusal::NotReady),
+            Self::Draining { .. } => Some(Refusal::Draining),
+            Self::RanksLost { .. }
+            | Self::TimedOut { .. }
+            | Self::SlowClient { .. }
+            | Self::Internal(_) => None,
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::failure::Failure;
 use crate::engine::{Sampling, TokenLogprobs};
+use crate::text::StopStrings;
 
 /// The client's side of one request. A `Request` calls `accepted` once, then any number of `delta`
 /// and `finished`, then exactly one of `done` and `failed`; `flush` ends each burst of calls.
@@ -88,8 +89,8 @@ pub struct NewRequest {
     pub max_tokens: u32,
     /// How to choose tokens; `eos_ids` and defaults of the model are already filled in.
     pub sampling: Sampling,
-    /// Stop strings, at most 16, none empty.
-    pub stop: Vec<String>,
+    /// Stop strings.
+    pub stop: StopStrings,
     /// Whether a matched stop string is part of the text.
     pub include_stop: bool,
     /// Whether special tokens are left out of the text (the usual case).

@@ -1,13 +1,29 @@
 //! The configuration: one YAML file, `--set key=value` over it, everything checked at once.
 //!
-//! Only [`read::load`] makes a [`Config`], so holding one is proof that it was checked. Every limit
+//! Only [`load`] makes a [`Config`], so holding one is proof that it was checked. Every limit
 //! lives here with its default; docs and README list the same keys (a test compares them).
 
-pub mod read;
+mod build;
+mod error;
+mod files;
+mod host;
+mod keys;
+mod read;
+mod reference;
+mod schema;
+mod value;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use error::{ConfigErrors, Origin, Problem};
+pub use read::{Profile, load};
+pub use reference::reference;
 
 /// What may run.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +41,14 @@ pub struct Config {
     pub supervision: Supervision,
     /// `faults:`
     pub faults: Faults,
+}
+
+impl Config {
+    /// Every configured limit that holds: key and value in the key's own unit, for
+    /// [`crate::metrics::Metrics::set_limits`].
+    pub fn limits(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+        schema::KEYS.iter().filter_map(|key| Some((key.name, (key.limit?)(self)?)))
+    }
 }
 
 /// `node:` the process.
@@ -51,6 +75,8 @@ pub struct Log {
     pub otlp_endpoint: Option<String>,
     /// `log.otlp_sample`: share of requests that are traced, `0.0..=1.0`. Default 1.0.
     pub otlp_sample: f64,
+    /// `log.otlp_queue`: spans that wait to be sent; more are dropped. Default 2,048.
+    pub otlp_queue: usize,
 }
 
 /// How log lines look.
@@ -119,6 +145,13 @@ pub struct Tls {
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey(pub [u8; 32]);
 
+impl ApiKey {
+    /// The digest by which this key is known.
+    pub fn of(key: &str) -> Self {
+        value::hash(key)
+    }
+}
+
 impl std::fmt::Debug for ApiKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ApiKey(..)")
@@ -152,6 +185,11 @@ pub struct Worker {
     pub max_waiting: usize,
     /// `worker.max_batch_tokens`: prompt and output tokens in one step. Default 512.
     pub max_batch_tokens: usize,
+    /// `worker.prefix_cache`: whether KV blocks are found again by their tokens. Default true.
+    pub prefix_cache: bool,
+    /// `worker.stream_frames`: step frames that a token stream may hold before the next ones are
+    /// merged. Default 16.
+    pub stream_frames: usize,
     /// `worker.step_timeout_s`: a step that takes longer loses the worker. Default 60 s.
     pub step_timeout: Duration,
     /// `worker.sim`: timing of the `sim` engine.

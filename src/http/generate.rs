@@ -10,7 +10,7 @@ use axum::response::Response;
 use tokio::sync::oneshot;
 
 use super::app::App;
-use super::errors::ApiError;
+use super::errors::{ApiError, Problem};
 use super::openai::{Head, Kind, Limits, StreamOptions, StreamReply, UnaryReply};
 use super::outbox::outbox;
 use super::prepare::{self, Job};
@@ -69,7 +69,7 @@ async fn unary(app: &App, job: Job, head: Head) -> Result<Response, ApiError> {
     let id = head.id.clone();
     let echo = job.echo.as_deref();
     let reply = UnaryReply::new(head, choices, job.common.n, logprobs, echo, answered);
-    let _guard = app.handle.admit(new_request(job, id, Box::new(reply))).await?;
+    let _guard = app.handle.admit(new_request(job, id, Box::new(reply))?).await?;
     let body = answer.await.unwrap_or(Err(DROPPED))?;
     let mut response = Response::new(Body::from(body));
     let json = HeaderValue::from_static("application/json");
@@ -89,7 +89,7 @@ async fn stream(app: &App, job: Job, head: Head) -> Result<Response, ApiError> {
     };
     let choices = job.prompts.len() * job.common.n;
     let reply = StreamReply::new(&head, choices, options, outlet, begun);
-    let guard = app.handle.admit(new_request(job, head.id, Box::new(reply))).await?;
+    let guard = app.handle.admit(new_request(job, head.id, Box::new(reply))?).await?;
     begins.await.unwrap_or(Err(DROPPED))?;
     let mut response = Response::new(Body::new(outbox.into_body(guard)));
     let headers = response.headers_mut();
@@ -107,18 +107,20 @@ async fn stream(app: &App, job: Job, head: Head) -> Result<Response, ApiError> {
 /// The request's actor ended without a word.
 const DROPPED: Failure = Failure::Internal("the request was stopped before it was answered");
 
-fn new_request(job: Job, public_id: String, reply: Box<dyn Reply>) -> NewRequest {
-    NewRequest {
+fn new_request(job: Job, public_id: String, reply: Box<dyn Reply>) -> Result<NewRequest, ApiError> {
+    let stop = job.model.text.stop_strings(&job.common.stop);
+    Ok(NewRequest {
+        stop: stop
+            .map_err(|error| ApiError::of(Problem::InvalidValue, "stop", error.to_string()))?,
         model: job.model,
         prompts: job.prompts,
         n: job.common.n,
         max_tokens: job.max_tokens,
         sampling: job.sampling,
-        stop: job.common.stop,
         include_stop: job.common.include_stop,
         skip_special_tokens: job.common.skip_special_tokens,
         salt: job.common.salt,
         public_id,
         reply,
-    }
+    })
 }

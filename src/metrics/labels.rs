@@ -70,9 +70,9 @@ label_values! {
     Migration {
         /// Its worker failed or panicked.
         WorkerLost = "worker_lost",
-        /// A step of its worker took longer than `worker.step_timeout_s`.
-        StepTimeout = "step_timeout",
-        /// The rank could not take it.
+        /// Its sequence's actor was lost.
+        SequenceLost = "sequence_lost",
+        /// The rank's queue was full.
         Pressure = "pressure",
     }
 }

@@ -36,6 +36,16 @@ pub(super) fn tojson(state: &State, value: &Value, args: Kwargs) -> Result<Value
     Ok(Value::from(writer.out))
 }
 
+/// `is iterable` as Jinja has it; `tools is iterable` must be false for none.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    value.is_undefined() || (!value.is_none() && value.try_iter().is_ok())
+}
+
+/// `is sequence` as Jinja has it: what has a length and items, strings and objects included.
+pub(super) fn is_sequence(value: &Value) -> bool {
+    value.is_undefined() || (!value.is_none() && value.len().is_some())
+}
+
 /// `strftime_now(format)`: the local time in Python's `strftime` format.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     strtime::format(format, &Zoned::now())
@@ -142,7 +152,7 @@ impl JsonWriter {
                 '\u{8}' => self.out.push_str("\\b"),
                 '\u{c}' => self.out.push_str("\\f"),
                 '\0'..='\u{1f}' => self.escape(&mut [character as u16]),
-                '\u{7f}'.. if self.ascii && character != '\u{7f}' => {
+                '\u{7f}'.. if self.ascii => {
                     self.escape(character.encode_utf16(&mut [0; 2]));
                 }
                 _ => self.out.push(character),
@@ -215,7 +225,7 @@ mod tests {
             ("x|tojson", plain.to_owned()),
             (
                 "x.a|tojson(ensure_ascii=true)",
-                "{\"\\u00e9\": \"\\u65e5\\u0001\\\"\\\\\\n/<&'\u{7f}\"}".to_owned(),
+                "{\"\\u00e9\": \"\\u65e5\\u0001\\\"\\\\\\n/<&'\\u007f\"}".to_owned(),
             ),
             ("'🦊'|tojson(ensure_ascii=true)", "\"\\ud83e\\udd8a\"".to_owned()),
             ("x.b|tojson(indent=2)", "[\n  1,\n  2.5,\n  true,\n  null\n]".to_owned()),

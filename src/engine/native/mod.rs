@@ -1,1 +1,175 @@
-//! Placeholder.
+//! Llama-family transformers on this machine's CPU, from a Hugging Face checkpoint directory.
+//!
+//! ```text
+//! checkpoint/    config.json, generation_config.json, safetensors → Config, ModelCard, Tensor
+//! weights        names, shapes, fusing → Transformer
+//! model          the forward pass, over the operations of
+//! backend        the trait a device implements
+//! └─ cpu/        AVX-512, AVX2 or plain Rust; a team of threads; the KV pool
+//! ```
+//!
+//! **The numbers do not depend on the batch.** A sequence's logits are the same to the bit alone or
+//! among others, with its prompt in one chunk or many, whatever blocks hold its KV, on any number of
+//! threads and on any instruction set. Each output of a matrix product is one chain of fused
+//! multiply-adds in the order of the inputs; sums over a row or a head use sixteen fixed lanes and
+//! a fixed tree; attention goes over its keys in tiles of sixteen positions, counted from 0.
+//!
+//! # KV pool
+//! One allocation of `f32`, `[blocks, layers, 2, kv_heads, block_tokens, head_dim]`, row-major; axis
+//! 2 is K (rotated to its position), then V. Zeroed by the system when first touched; only what a
+//! pass has written is ever read.
+
+mod backend;
+pub mod checkpoint;
+mod cpu;
+mod error;
+mod model;
+mod weights;
+
+use std::path::Path;
+
+pub use error::{HeaderError, LoadError};
+
+use crate::engine::EngineError;
+use crate::engine::model::{Batch, Model, Produced, Shape};
+use backend::Geometry;
+use checkpoint::Config;
+use cpu::Cpu;
+use model::Transformer;
+
+/// Positions that attention handles together; KV blocks are a multiple of it.
+const TILE_TOKENS: usize = 16;
+
+/// How to load a model.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads that compute, the caller included; at least 1.
+    pub threads: usize,
+    /// Size of the KV pool.
+    pub kv: KvSize,
+    /// Tokens in one KV block, a multiple of 16. Default 16.
+    pub block_tokens: usize,
+    /// Ids at or above it are never produced; for a tokenizer with fewer ids than the embedding.
+    pub vocab_limit: Option<usize>,
+    /// Shortens the model's context, in tokens.
+    pub max_context: Option<usize>,
+    /// Instruction set. Default [`Instructions::Best`].
+    pub instructions: Instructions,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            kv: KvSize::Bytes(1 << 30),
+            block_tokens: TILE_TOKENS,
+            vocab_limit: None,
+            max_context: None,
+            instructions: Instructions::Best,
+        }
+    }
+}
+
+/// Size of the KV pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvSize {
+    /// So many blocks.
+    Blocks(u32),
+    /// As many blocks as fit into so many bytes.
+    Bytes(u64),
+}
+
+/// Which instructions the kernels use. The results are the same to the bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instructions {
+    /// The best that this CPU has.
+    Best,
+    /// AVX-512F.
+    Avx512,
+    /// AVX2 and FMA.
+    Avx2,
+    /// Any CPU; slow.
+    Scalar,
+}
+
+/// A transformer on this machine's CPU, with its KV pool.
+pub struct NativeModel {
+    transformer: Transformer<Cpu>,
+    shape: Shape,
+}
+
+impl NativeModel {
+    /// Loads a Hugging Face checkpoint directory.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file and the field or tensor, or the option.
+    pub fn load(dir: &Path, options: Options) -> Result<Self, LoadError> {
+        let config = Config::read(dir)?;
+        let shape = shape(&config, &options)?;
+        let geometry = Geometry {
+            layers: config.layers(),
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+            block_tokens: options.block_tokens,
+            blocks: shape.blocks as usize,
+        };
+        let cpu = Cpu::new(options.threads, options.instructions, geometry)?;
+        let transformer = weights::load(dir, &config, shape.vocab, cpu)?;
+        Ok(Self { transformer, shape })
+    }
+}
+
+impl Model for NativeModel {
+    fn kind(&self) -> &'static str {
+        "native"
+    }
+
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Produced<'_>, EngineError> {
+        debug_assert!(batch.tokens.iter().all(|id| (*id as usize) < self.shape.vocab));
+        self.transformer.forward(batch).map(Produced::Logits)
+    }
+}
+
+fn shape(config: &Config, options: &Options) -> Result<Shape, LoadError> {
+    let wrong = |option, value: &dyn ToString, rule: String| LoadError::Option {
+        option,
+        value: value.to_string(),
+        rule,
+    };
+    if options.threads == 0 {
+        return Err(wrong("threads", &0, "must be at least 1".to_owned()));
+    }
+    let block_tokens = options.block_tokens;
+    if block_tokens == 0 || !block_tokens.is_multiple_of(TILE_TOKENS) {
+        let rule = format!("must be a multiple of {TILE_TOKENS}");
+        return Err(wrong("block_tokens", &block_tokens, rule));
+    }
+    let block_bytes = checkpoint::kv_bytes_per_token(config).saturating_mul(block_tokens);
+    let blocks = match options.kv {
+        KvSize::Blocks(blocks) => blocks,
+        KvSize::Bytes(bytes) => u32::try_from(bytes / block_bytes as u64).unwrap_or(u32::MAX),
+    };
+    if blocks == 0 {
+        let rule = format!("must hold at least one block of {block_bytes} bytes");
+        return Err(wrong("kv", &format!("{:?}", options.kv), rule));
+    }
+    for (option, limit) in
+        [("vocab_limit", options.vocab_limit), ("max_context", options.max_context)]
+    {
+        if limit == Some(0) {
+            return Err(wrong(option, &0, "must be at least 1".to_owned()));
+        }
+    }
+    Ok(Shape {
+        context: options.max_context.map_or(config.context, |most| most.min(config.context)),
+        vocab: options.vocab_limit.map_or(config.vocab, |most| most.min(config.vocab)),
+        block_tokens,
+        blocks,
+        block_bytes,
+    })
+}

@@ -1,0 +1,190 @@
+//! The AVX-512F intrinsics behind [`Avx512`].
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use crate::engine::native::cpu::simd::{Kernel, LANES, Pair16, Simd};
+
+/// Proof that this CPU has AVX-512F; only [`Avx512::detect`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::native::cpu) struct Avx512(());
+
+impl Avx512 {
+    pub(in crate::engine::native::cpu) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma"))
+        .then_some(Self(()))
+    }
+}
+
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn run<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+    kernel.run(simd)
+}
+
+/// Wraps intrinsics that only compute on registers.
+macro_rules! compute {
+    ($e:expr) => {{
+        // SAFETY: `self` is proof that the CPU has AVX-512F; no memory is touched.
+        unsafe { $e }
+    }};
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const WIDE: bool = true;
+
+    #[inline]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        // SAFETY: `self` is proof that the CPU has the features that `run` enables.
+        unsafe { run(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> __m512 {
+        compute!(_mm512_set1_ps(value))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> __m512 {
+        // SAFETY: `self` proves AVX-512F; the reference covers the 64 bytes; no alignment needed.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn store(self, value: __m512, to: &mut [f32; LANES]) {
+        // SAFETY: `self` proves AVX-512F; the reference covers the 64 bytes; no alignment needed.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        compute!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        compute!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        compute!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        compute!(_mm512_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        compute!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        compute!(_mm512_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        compute!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn add_exponent(self, a: __m512, n: __m512) -> __m512 {
+        compute!({
+            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), n))
+        })
+    }
+
+    #[inline(always)]
+    fn if_less(self, a: __m512, b: __m512, then: __m512, otherwise: __m512) -> __m512 {
+        compute!({
+            let less = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b);
+            _mm512_mask_blend_ps(less, otherwise, then)
+        })
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        compute!({
+            let high = _mm512_shuffle_f32x4::<0b1110>(v, v);
+            let v = _mm512_castps512_ps256(_mm512_add_ps(v, high));
+            let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        compute!({
+            let high = _mm512_shuffle_f32x4::<0b1110>(v, v);
+            let v = _mm512_castps512_ps256(_mm512_max_ps(v, high));
+            let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+            _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+        })
+    }
+
+    #[inline(always)]
+    fn even_bf16(self, from: &Pair16) -> __m512 {
+        compute!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(load_pair(from))))
+    }
+
+    #[inline(always)]
+    fn odd_bf16(self, from: &Pair16) -> __m512 {
+        compute!({
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            _mm512_castsi512_ps(_mm512_and_si512(load_pair(from), upper))
+        })
+    }
+
+    #[inline(always)]
+    fn even_f16(self, from: &Pair16) -> __m512 {
+        compute!(f16_from_upper_half(_mm512_slli_epi32::<16>(load_pair(from))))
+    }
+
+    #[inline(always)]
+    fn odd_f16(self, from: &Pair16) -> __m512 {
+        compute!({
+            // The shift and the mask drop what the lower half leaves behind.
+            f16_from_upper_half(load_pair(from))
+        })
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, from: &[T], index: usize) {
+        let line = from.as_ptr().wrapping_add(index);
+        compute!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
+    }
+}
+
+/// Loads sixteen pairs.
+///
+/// # Safety
+/// The CPU has AVX-512F.
+#[inline(always)]
+unsafe fn load_pair(from: &Pair16) -> __m512i {
+    // SAFETY: The reference covers the 64 bytes; no alignment is needed.
+    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+}
+
+/// Moves F16 bits, which stand in the upper half of each lane, into the fields of floats.
+///
+/// # Safety
+/// The CPU has AVX-512F.
+#[inline(always)]
+unsafe fn f16_from_upper_half(bits: __m512i) -> __m512 {
+    // SAFETY: Registers only.
+    unsafe {
+        let fields = _mm512_set1_epi32(0x8fff_e000_u32 as i32);
+        let rebias = _mm512_castsi512_ps(_mm512_set1_epi32((127 + 112) << 23));
+        let bits = _mm512_and_si512(_mm512_srai_epi32::<3>(bits), fields);
+        _mm512_mul_ps(_mm512_castsi512_ps(bits), rebias)
+    }
+}

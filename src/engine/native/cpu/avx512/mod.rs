@@ -1,0 +1,5 @@
+//! AVX-512F: one register holds all sixteen lanes.
+
+mod ffi;
+
+pub(super) use ffi::Avx512;

@@ -1,0 +1,128 @@
+//! Sixteen float lanes at a time: one set of operations, three instruction sets, the same bits.
+//!
+//! A kernel is written once, generic over [`Simd`], and run by [`Isa::run`], which compiles it for
+//! each instruction set. Every operation rounds once, as IEEE 754 says, so the result does not
+//! depend on which one runs. A value of an instruction set's type is proof that this CPU has it.
+
+#[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
+use super::scalar::Scalar;
+use crate::engine::native::Instructions;
+
+/// Lanes of a vector.
+pub(super) const LANES: usize = 16;
+
+/// Values for two consecutive `k` of sixteen columns, interleaved: `[column][2]`. 16-bit values.
+pub(super) type Pair16 = [u16; 2 * LANES];
+/// Values for two consecutive `k` of sixteen columns, one `k` after the other. Full floats.
+pub(super) type Pair32 = [[f32; LANES]; 2];
+
+/// A computation over [`Simd`] vectors.
+pub(super) trait Kernel {
+    /// What it gives.
+    type Output;
+    /// Computes. Must be `#[inline(always)]`, and so must what it calls on vectors.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set that works on sixteen lanes.
+pub(super) trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen floats.
+    type V: Copy;
+    /// Whether there are registers for a tile of 6 × 64 values; if not, tiles are 6 × 16.
+    const WIDE: bool;
+
+    /// Runs the kernel compiled for this instruction set.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, value: f32) -> Self::V;
+    fn load(self, from: &[f32; LANES]) -> Self::V;
+    fn store(self, value: Self::V, to: &mut [f32; LANES]);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where `a > b`, else `b`.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a` where `a < b`, else `b`.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// Adds the low bits of `n`'s bit pattern to the exponent of `a`: `bits(a) + (bits(n) << 23)`.
+    fn add_exponent(self, a: Self::V, n: Self::V) -> Self::V;
+    /// `then` where `a < b`, else `otherwise`.
+    fn if_less(self, a: Self::V, b: Self::V, then: Self::V, otherwise: Self::V) -> Self::V;
+    /// Lane 0 to 15 by halves: `i + (i+8)`, then `i + (i+4)`, `i + (i+2)`, `i + (i+1)`.
+    fn sum(self, v: Self::V) -> f32;
+    /// The largest lane, found in the order of [`Simd::sum`].
+    fn largest(self, v: Self::V) -> f32;
+
+    /// The even `k` of a pair of BF16.
+    fn even_bf16(self, from: &Pair16) -> Self::V;
+    /// The odd `k` of a pair of BF16.
+    fn odd_bf16(self, from: &Pair16) -> Self::V;
+    /// The even `k` of a pair of F16, infinities and NaN excluded.
+    fn even_f16(self, from: &Pair16) -> Self::V;
+    /// The odd `k` of a pair of F16, infinities and NaN excluded.
+    fn odd_f16(self, from: &Pair16) -> Self::V;
+
+    /// Asks for the cache line that holds `from[index]`, which may lie outside.
+    fn prefetch<T>(self, from: &[T], index: usize);
+
+    /// Sixteen sums: lane `i` is [`Simd::sum`] of `v[i]`.
+    #[inline(always)]
+    fn sums(self, v: &[Self::V; LANES]) -> Self::V {
+        let mut sums = [0.0; LANES];
+        for (sum, v) in sums.iter_mut().zip(v) {
+            *sum = self.sum(*v);
+        }
+        self.load(&sums)
+    }
+}
+
+/// The instruction set in use.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Isa {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    Scalar(Scalar),
+}
+
+impl Isa {
+    /// The instruction set asked for, or the best; `None` if this CPU does not have it.
+    pub(super) fn detect(wanted: Instructions) -> Option<Self> {
+        let scalar = Some(Self::Scalar(Scalar));
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx512 = || Avx512::detect().map(Self::Avx512);
+            let avx2 = || Avx2::detect().map(Self::Avx2);
+            match wanted {
+                Instructions::Best => avx512().or_else(avx2).or(scalar),
+                Instructions::Avx512 => avx512(),
+                Instructions::Avx2 => avx2(),
+                Instructions::Scalar => scalar,
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        match wanted {
+            Instructions::Best | Instructions::Scalar => scalar,
+            Instructions::Avx512 | Instructions::Avx2 => None,
+        }
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    #[inline]
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd) => simd.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(simd) => simd.vectorize(kernel),
+            Self::Scalar(simd) => simd.vectorize(kernel),
+        }
+    }
+}
