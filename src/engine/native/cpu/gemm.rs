@@ -15,8 +15,8 @@ use super::team::Team;
 /// Most rows of a tile that is a whole panel wide.
 const FULL_WIDTH: usize = 5;
 /// Pairs of inputs that all tiles of a row block go through before the next pairs: the stretch of a
-/// panel stays in the first-level cache.
-const STRETCH: usize = 256;
+/// panel stays in the second-level cache.
+const STRETCH: usize = 1024;
 /// Rows that go through a task's panels together: their inputs stay in the second-level cache.
 const ROWS_AT_ONCE: usize = 256;
 /// With more rows than this, a task keeps to one stretch of inputs for all its panels.
