@@ -38,7 +38,9 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 #[non_exhaustive]
 pub enum StartError {
     /// The address cannot be listened on.
-    #[error("frontend.http = {address}: cannot listen: {source}; choose another with --set frontend.http=ADDR:PORT")]
+    #[error(
+        "frontend.http = {address}: cannot listen: {source}; choose another with --set frontend.http=ADDR:PORT"
+    )]
     Listen {
         /// The address.
         address: std::net::SocketAddr,
@@ -53,7 +55,7 @@ pub enum StartError {
         dir: PathBuf,
         /// Why.
         #[source]
-        source: LoadError,
+        source: Box<LoadError>,
     },
     /// The tokenizer or chat template cannot be used.
     #[error("worker.model = {}: {source}", dir.display())]
@@ -62,7 +64,7 @@ pub enum StartError {
         dir: PathBuf,
         /// Why.
         #[source]
-        source: TextError,
+        source: Box<TextError>,
     },
     /// Certificate or key cannot be used.
     #[error(transparent)]
@@ -207,6 +209,6 @@ async fn say_when_ready(shared: Option<Arc<Shared>>, began: Instant) {
     };
     if view.wait_for(all_linked).await.is_ok() {
         let http = shared.frontend_config().http;
-        info!(%http, after = ?began.elapsed(), "ready");
+        info!(%http, after_ms = began.elapsed().as_millis() as u64, "ready");
     }
 }

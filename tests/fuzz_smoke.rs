@@ -1,4 +1,5 @@
 //! The fuzz targets' bodies on stable: seeds, and seeded random mutations of them.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
@@ -7,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// Mutations of the seeds each body gets here; cargo-fuzz goes on without end.
-const MUTATIONS: usize = 3_000;
+const MUTATIONS: usize = 20_000;
 
 /// Pieces that mean something to the formats under test.
 const PIECES: [&[u8]; 14] = [
@@ -43,11 +44,11 @@ impl Rng {
 /// The bytes of every seed file of a target.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
-    let mut files: Vec<_> =
-        fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries = fs::read_dir(&dir).expect("each target has a folder of seeds");
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();
     assert!(!files.is_empty(), "{} has no seeds", dir.display());
-    files.iter().map(|file| fs::read(file).unwrap()).collect()
+    files.iter().map(|file| fs::read(file).expect("seeds can be read")).collect()
 }
 
 fn mutate(rng: &mut Rng, seeds: &[Vec<u8>]) -> Vec<u8> {

@@ -18,9 +18,11 @@ const SIM: [&str; 4] = [
     "supervision.delay_ms=1",
 ];
 
-fn essence(said: &Said) -> (&[String], &[Vec<u32>], &[Option<Finish>], u64) {
-    let usage = said.usage.unwrap_or_else(|| panic!("no usage: {said:?}"));
-    (&said.text, &said.tokens, &said.finished, usage.completion_tokens)
+/// What must be the same with and without a fault: all but what the prefix cache saved.
+fn essence(said: &Said) -> Said {
+    let mut said = said.clone();
+    said.usage.as_mut().unwrap_or_else(|| panic!("no usage: {:?}", said.failed)).cached_tokens = 0;
+    said
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +68,8 @@ async fn an_engine_fault_starts_a_new_generation_and_the_answer_stays_the_same()
     sets[0] = "worker.engine=native";
     sets.push("worker.step_timeout_s=0.3");
     let node = Harness::start(&sets).await;
-    let prompt = "<|im_start|>user\nTell me a story about a fox.<|im_end|>\n<|im_start|>assistant\n";
+    let prompt =
+        "<|im_start|>user\nTell me a story about a fox.<|im_end|>\n<|im_start|>assistant\n";
     let sampled = Sampling { temperature: 0.9, seed: 7, logprobs: Some(2), ..Sampling::default() };
     let mut asks = [Ask::new(prompt, 50), Ask::new(prompt, 50)];
     asks[1].sampling = Sampling { ignore_eos: true, ..sampled };
@@ -235,7 +238,8 @@ async fn without_a_rank_new_requests_are_refused_and_old_ones_wait_only_so_long(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_string_ends_the_choice_and_its_leg() {
     let node = Harness::start(&["worker.engine=native"]).await;
-    let prompt = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
+    let prompt =
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
     let mut ask = Ask::new(prompt, 500);
     ask.stop = vec!["of Fr".to_string(), "never".to_string()];
     let said = node.ask(&ask).await.end().await;

@@ -41,7 +41,9 @@ pub enum Failure {
         retry_after: Duration,
     },
     /// Ranks were lost more often than `frontend.migration_limit` allows.
-    #[error("the request was lost with its rank {times} times (frontend.migration_limit); the last time: {last}")]
+    #[error(
+        "the request was lost with its rank {times} times (frontend.migration_limit); the last time: {last}"
+    )]
     RanksLost {
         /// Legs that were lost.
         times: usize,

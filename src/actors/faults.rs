@@ -75,11 +75,7 @@ fn kill(node: &NodeContext, kind: &str, name: Option<&str>) -> Result<String, St
     Ok(format!("killed {kind} {name}"))
 }
 
-fn switch(
-    node: &NodeContext,
-    what: &str,
-    act: impl Fn(&FaultHandle),
-) -> Result<String, String> {
+fn switch(node: &NodeContext, what: &str, act: impl Fn(&FaultHandle)) -> Result<String, String> {
     let switches = node.fault_switches();
     if switches.is_empty() {
         return Err("this node has no engine".to_string());

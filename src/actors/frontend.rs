@@ -101,7 +101,11 @@ impl State {
         *starts
     }
 
-    async fn spawn(&mut self, myself: &ActorRef<Msg>, part: Part) -> Result<(), ActorProcessingErr> {
+    async fn spawn(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        part: Part,
+    ) -> Result<(), ActorProcessingErr> {
         let (shared, parent) = (self.shared.clone(), self.card.id());
         let generation = self.next_start(&part);
         let cell = myself.get_cell();
@@ -204,8 +208,7 @@ impl State {
     ) -> Result<(), FrontendError> {
         let Some(part) = self.take_part(actor) else { return Ok(()) };
         let limits = &self.shared.node.config.supervision;
-        let budget =
-            self.budgets.entry(part.clone()).or_insert_with(|| RestartBudget::new(limits));
+        let budget = self.budgets.entry(part.clone()).or_insert_with(|| RestartBudget::new(limits));
         match budget.record(Instant::now()) {
             Verdict::After(delay) => {
                 warn!(part = part.name(), why = last, ?delay, "restarting");

@@ -45,9 +45,8 @@ impl Shared {
             ModelView { served, links: Vec::new(), reason }
         };
         let models = models.into_iter().map(view).collect();
-        let since_1970 = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
+        let since_1970 =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             node,
             view: watch::Sender::new(Arc::new(View { models })),

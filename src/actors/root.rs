@@ -106,7 +106,11 @@ pub struct State {
 }
 
 impl State {
-    async fn spawn(&mut self, myself: &ActorRef<Msg>, part: Part) -> Result<(), ActorProcessingErr> {
+    async fn spawn(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        part: Part,
+    ) -> Result<(), ActorProcessingErr> {
         match part {
             Part::Frontend => self.spawn_frontend(myself).await,
             Part::Worker => self.spawn_worker(myself).await,
@@ -242,8 +246,15 @@ impl Actor for NodeRoot {
         let card = args.node.board.hang(CardId::TOP, label, myself.get_cell());
         card.state("running");
         let (frontend_child, worker_child) = (Child::new(&args.node), Child::new(&args.node));
-        let mut state =
-            State { args, frontend: None, frontend_child, worker_child, up: None, ever_up: false, card };
+        let mut state = State {
+            args,
+            frontend: None,
+            frontend_child,
+            worker_child,
+            up: None,
+            ever_up: false,
+            card,
+        };
         state.spawn(&myself, Part::Frontend).await?;
         state.spawn(&myself, Part::Worker).await?;
         Ok(state)

@@ -63,8 +63,7 @@ impl Board {
     pub fn hang(self: &Arc<Self>, parent: CardId, label: Label, cell: ActorCell) -> Card {
         debug_assert!(label.counters.len() <= COUNTERS, "{} has too many counters", label.kind);
         let id = CardId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
-        let shown =
-            Arc::new(Shown { state: Mutex::new("starting"), counters: Default::default() });
+        let shown = Arc::new(Shown { state: Mutex::new("starting"), counters: Default::default() });
         let entry = Entry {
             parent,
             kind: label.kind,

@@ -51,7 +51,10 @@ pub(super) fn pem(path: &Path, what: &str) -> Result<(), String> {
     let read = File::open(path).and_then(|file| file.take(LARGEST).read_to_string(&mut text));
     match read {
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
-        Err(error) => return Err(format!("{} cannot be read: {error}", absolute(path))),
+        Err(error) => {
+            const OUT: &str = "see to its path and permissions";
+            return Err(format!("{} cannot be read: {error}; {OUT}", absolute(path)));
+        }
         Ok(_) => {}
     }
     let begins = |line: &str| line.starts_with("-----BEGIN ") && line.contains(what);

@@ -7,9 +7,9 @@ use std::task::Poll;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use tower::ServiceExt;
 
 use super::errors::{ApiError, Problem};
@@ -189,8 +189,9 @@ where
     });
     match outcome.await {
         Some(Ok(response)) => response,
-        None => ApiError::new(Problem::Internal, "internal error: the handler panicked")
-            .into_response(),
+        None => {
+            ApiError::new(Problem::Internal, "internal error: the handler panicked").into_response()
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use axum::response::{IntoResponse, Response};
 use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 
 use super::json;
 use crate::actors::failure::Failure;

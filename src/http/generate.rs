@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::response::Response;
 use axum::http::{HeaderValue, header};
+use axum::response::Response;
 use tokio::sync::oneshot;
 
 use super::app::App;
@@ -107,14 +107,11 @@ async fn stream(app: &App, job: Job, head: Head) -> Result<Response, ApiError> {
 /// The request's actor ended without a word.
 const DROPPED: Failure = Failure::Internal("the request was stopped before it was answered");
 
-fn new_request(
-    job: Job,
-    public_id: String,
-    reply: Box<dyn Reply>,
-) -> Result<NewRequest, ApiError> {
+fn new_request(job: Job, public_id: String, reply: Box<dyn Reply>) -> Result<NewRequest, ApiError> {
     let stop = job.model.text.stop_strings(&job.common.stop);
     Ok(NewRequest {
-        stop: stop.map_err(|error| ApiError::of(Problem::InvalidValue, "stop", error.to_string()))?,
+        stop: stop
+            .map_err(|error| ApiError::of(Problem::InvalidValue, "stop", error.to_string()))?,
         model: job.model,
         prompts: job.prompts,
         n: job.common.n,

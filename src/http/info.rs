@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_name_in_a_path_is_percent_decoded() {
-        let cases = [("a%2Fb/c", "a/b/c"), ("%", "%"), ("%4", "%4"), ("%zz", "%zz"), ("%ff", "\u{fffd}")];
+        let cases =
+            [("a%2Fb/c", "a/b/c"), ("%", "%"), ("%4", "%4"), ("%zz", "%zz"), ("%ff", "\u{fffd}")];
         for (text, decoded) in cases {
             assert_eq!(percent_decoded(text), decoded);
         }

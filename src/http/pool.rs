@@ -120,7 +120,10 @@ mod tests {
         go.send(()).unwrap();
         assert_eq!(first.await.unwrap(), Ok(true));
         assert_eq!(third.await.unwrap(), Ok(3));
-        assert_eq!(pool.run(|| panic!("on purpose")).await, Err::<(), _>(Failure::Internal("reading the prompt panicked")));
+        assert_eq!(
+            pool.run(|| panic!("on purpose")).await,
+            Err::<(), _>(Failure::Internal("reading the prompt panicked"))
+        );
         assert_eq!(pool.run(|| 4).await, Ok(4));
     }
 }

@@ -79,8 +79,7 @@ pub(super) fn conversation(
         continue_final_message: conversation.continue_final_message,
         kwargs: &conversation.kwargs,
     };
-    let text =
-        model.text.render_chat(&input).map_err(|error| text_error("messages", &error))?;
+    let text = model.text.render_chat(&input).map_err(|error| text_error("messages", &error))?;
     let encoded = model.text.encode(&text, add_special_tokens);
     encoded.map_err(|error| text_error("messages", &error))
 }
@@ -193,8 +192,16 @@ mod tests {
         assert_eq!(room(Kind::Completion, &[60], None), Ok(16));
         assert_eq!(room(Kind::Completion, &[60, 95], None), Ok(5));
         let cases = [
-            (vec![60], Some(41), "this model's context is 100 tokens; the prompt has 60 and max_tokens asks for 41 more, 101 in all; shorten one of them"),
-            (vec![1, 100], None, "this model's context is 100 tokens; the prompt has 100 and leaves no room for an answer; shorten it"),
+            (
+                vec![60],
+                Some(41),
+                "this model's context is 100 tokens; the prompt has 60 and max_tokens asks for 41 more, 101 in all; shorten one of them",
+            ),
+            (
+                vec![1, 100],
+                None,
+                "this model's context is 100 tokens; the prompt has 100 and leaves no room for an answer; shorten it",
+            ),
         ];
         for (prompts, asked, text) in cases {
             let error = room(Kind::Completion, &prompts, asked);

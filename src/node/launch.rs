@@ -48,8 +48,9 @@ impl Tree {
         metrics.set_limits(config.limits());
         let node = Arc::new(NodeContext::new(config, metrics));
         let limits = node.config.frontend.clone();
-        let frontend = limits
-            .map(|limits| Arc::new(Shared::new(node.clone(), limits, served.into_iter().collect())));
+        let frontend = limits.map(|limits| {
+            Arc::new(Shared::new(node.clone(), limits, served.into_iter().collect()))
+        });
         let worker = node.config.worker.as_ref().map(|worker| WorkerSpec {
             name: worker.served_name.clone(),
             launch: engine(&node, worker),
@@ -69,10 +70,12 @@ fn served_model(config: &Config) -> Result<Option<Arc<ServedModel>>, StartError>
     };
     let dir = worker.model.clone();
     let card = read_card(&dir);
-    let card = card.map_err(|source| StartError::Model { dir: dir.clone(), source })?;
+    let card =
+        card.map_err(|error| StartError::Model { dir: dir.clone(), source: Box::new(error) })?;
     let limits = TextLimits { template_fuel: frontend.template_fuel, ..TextLimits::default() };
     let text = TextModel::load(&dir, limits);
-    let text = text.map_err(|source| StartError::Text { dir: dir.clone(), source })?;
+    let text =
+        text.map_err(|error| StartError::Text { dir: dir.clone(), source: Box::new(error) })?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     Ok(Some(Arc::new(ServedModel {
         name: worker.served_name.clone(),
@@ -173,7 +176,13 @@ fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
         speedup: worker.sim.speedup,
     };
     let answers = sim_answers(vocab);
-    Ok(SimModel::new(SimConfig { shape, seed: worker.sim.seed, answers, timing, ..SimConfig::default() }))
+    Ok(SimModel::new(SimConfig {
+        shape,
+        seed: worker.sim.seed,
+        answers,
+        timing,
+        ..SimConfig::default()
+    }))
 }
 
 fn micros(time: Duration) -> f64 {

@@ -11,7 +11,8 @@ use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::{Map, Value as Json};
 
 use super::config::{TokenizerConfig, kind};
-use super::{TextError, messages, python};
+use super::messages::{self, ContentForm};
+use super::{TextError, python};
 
 /// Deepest recursion of macros and blocks in a template.
 const MAX_RECURSION: usize = 150;
@@ -50,8 +51,7 @@ pub(super) struct ChatTemplates {
 
 struct Template {
     name: &'static str,
-    /// Whether it goes through the parts of a content, rather than take a string.
-    wants_parts: bool,
+    content: ContentForm,
 }
 
 /// What `raise_exception` threw, found again as the source of the engine's error.
@@ -84,7 +84,7 @@ impl ChatTemplates {
         let mut add = |name: &'static str, source: &str| {
             env.add_template_owned(name, without_generation_marks(source))
                 .map_err(|error| refuse(name, error))?;
-            Ok(Template { name, wants_parts: messages::iterates_content(source) })
+            Ok(Template { name, content: ContentForm::of(source) })
         };
         let default = add("default", default)?;
         let tool_use =
@@ -100,7 +100,7 @@ impl ChatTemplates {
             Some(tool_use) if tools.is_some() => tool_use,
             _ => &self.default,
         };
-        let messages = messages::for_template(input.messages, template.wants_parts)?;
+        let messages = messages::for_template(input.messages, template.content)?;
         let mut context: Vec<(&str, Value)> = Vec::new();
         for (key, value) in self.special_tokens.iter().chain(input.kwargs) {
             context.push((key, Value::from(Serde(value))));
@@ -142,6 +142,8 @@ fn environment(fuel: u64) -> Result<Environment<'static>, Error> {
     env.set_recursion_limit(MAX_RECURSION);
     env.set_unknown_method_callback(unknown_method_callback);
     env.add_filter("tojson", python::tojson);
+    env.add_test("iterable", python::is_iterable);
+    env.add_test("sequence", python::is_sequence);
     env.add_function("strftime_now", |format: &str| python::strftime_now(format));
     env.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(Raised(message)))

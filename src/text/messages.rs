@@ -11,11 +11,31 @@ use super::config::kind;
 const TEXT_PARTS: [(&str, &str); 4] =
     [("text", "text"), ("input_text", "text"), ("output_text", "text"), ("refusal", "refusal")];
 
+/// The form in which a template takes the content of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ContentForm {
+    /// A string; the texts of an array are joined by line breaks.
+    Text,
+    /// An array of parts; a string becomes the only part.
+    Parts,
+    /// Either, as the client sent it.
+    AsSent,
+}
+
+impl ContentForm {
+    /// What a template's source shows: whether it goes through contents with `for`, and whether it
+    /// tells strings from arrays. vLLM looks for the first in the same way.
+    pub(super) fn of(template: &str) -> Self {
+        if !iterates_content(template) {
+            return Self::Text;
+        }
+        let tells = template.contains("is string") || template.contains("is not string");
+        if tells { Self::AsSent } else { Self::Parts }
+    }
+}
+
 /// The `messages` variable.
-///
-/// `parts`: whether the template takes contents as arrays of parts; else they are strings, and the
-/// texts of an array are joined by line breaks (as in vLLM).
-pub(super) fn for_template(messages: &[Json], parts: bool) -> Result<Value, TextError> {
+pub(super) fn for_template(messages: &[Json], form: ContentForm) -> Result<Value, TextError> {
     let mut converted = Vec::with_capacity(messages.len());
     for (index, message) in messages.iter().enumerate() {
         let Json::Object(fields) = message else {
@@ -32,14 +52,14 @@ pub(super) fn for_template(messages: &[Json], parts: bool) -> Result<Value, Text
                 _ => seen.push((key.as_str(), Value::from(Serde(value)))),
             }
         }
-        let content = content(index, fields.get("content").unwrap_or(&Json::Null), parts)?;
+        let content = content(index, fields.get("content").unwrap_or(&Json::Null), form)?;
         seen.push(("content", content));
         converted.push(Value::from_pairs(seen));
     }
     Ok(Value::from(converted))
 }
 
-fn content(message: usize, content: &Json, parts: bool) -> Result<Value, TextError> {
+fn content(message: usize, content: &Json, form: ContentForm) -> Result<Value, TextError> {
     let texts = match content {
         Json::Null => Vec::new(),
         Json::String(text) => vec![text.as_str()],
@@ -60,7 +80,7 @@ fn content(message: usize, content: &Json, parts: bool) -> Result<Value, TextErr
             });
         }
     };
-    if !parts {
+    if form == ContentForm::Text || (form == ContentForm::AsSent && !content.is_array()) {
         return Ok(match texts[..] {
             [text] => Value::from(text),
             _ => Value::from(texts.join("\n")),
@@ -102,8 +122,8 @@ fn tool_calls(calls: &Json) -> Value {
     Value::from(Serde(calls))
 }
 
-/// Whether a template has a `for` over a message's content, and so wants parts.
-pub(super) fn iterates_content(source: &str) -> bool {
+/// Whether a template has a `for` over a message's content.
+fn iterates_content(source: &str) -> bool {
     source.split("{%").skip(1).any(|block| {
         let tag = block.split("%}").next().unwrap_or_default().trim_start_matches(['-', '+']);
         let Some(rest) = tag.trim_start().strip_prefix("for ") else { return false };
@@ -119,8 +139,8 @@ mod tests {
 
     use super::*;
 
-    fn shown(message: Json, parts: bool) -> String {
-        match for_template(&[message], parts) {
+    fn shown(message: Json, form: ContentForm) -> String {
+        match for_template(&[message], form) {
             Ok(messages) => messages.get_item_by_index(0).unwrap().to_string(),
             Err(error) => error.to_string(),
         }
@@ -129,23 +149,27 @@ mod tests {
     #[test]
     fn contents_become_what_the_template_takes() {
         let text = |text: &str| json!({"type": "text", "text": text});
-        // (content, as a string, as parts)
+        let a = "[{'type': 'text', 'text': 'a'}]";
+        let both = "[{'type': 'text', 'text': 'a'}, {'type': 'text', 'text': 'no'}]";
+        // (content, as text, as parts, as sent)
         let cases = [
-            (json!("hi"), "'hi'", "[{'type': 'text', 'text': 'hi'}]"),
-            (json!(null), "''", "[]"),
-            (json!([]), "''", "[]"),
-            (json!([text("a")]), "'a'", "[{'type': 'text', 'text': 'a'}]"),
-            (
-                json!([text("a"), {"type": "refusal", "refusal": "no"}]),
-                "'a\\nno'",
-                "[{'type': 'text', 'text': 'a'}, {'type': 'text', 'text': 'no'}]",
-            ),
+            (json!("a"), "'a'", a, "'a'"),
+            (json!(null), "''", "[]", "''"),
+            (json!([]), "''", "[]", "[]"),
+            (json!([text("a")]), "'a'", a, a),
+            (json!([text("a"), {"type": "refusal", "refusal": "no"}]), "'a\\nno'", both, both),
         ];
-        for (content, string, parts) in cases {
+        for (content, text, parts, sent) in cases {
             let message = json!({"content": content, "name": null, "role": "user"});
-            let wanted = |content: &str| format!("{{'role': 'user', 'content': {content}}}");
-            assert_eq!(shown(message.clone(), false), wanted(string), "{content}");
-            assert_eq!(shown(message, true), wanted(parts), "{content}");
+            let forms = [
+                (ContentForm::Text, text),
+                (ContentForm::Parts, parts),
+                (ContentForm::AsSent, sent),
+            ];
+            for (form, wanted) in forms {
+                let wanted = format!("{{'role': 'user', 'content': {wanted}}}");
+                assert_eq!(shown(message.clone(), form), wanted, "{content} {form:?}");
+            }
         }
     }
 
@@ -171,7 +195,7 @@ mod tests {
             ),
         ];
         for (message, wanted) in cases {
-            assert_eq!(shown(message.clone(), false), wanted, "{message}");
+            assert_eq!(shown(message.clone(), ContentForm::Text), wanted, "{message}");
         }
     }
 
@@ -179,7 +203,7 @@ mod tests {
     fn arguments_of_tool_calls_become_objects_in_their_order() {
         let call = |arguments: Json| {
             let call = json!({"function": {"name": "f", "arguments": arguments}});
-            shown(json!({"tool_calls": [call]}), false)
+            shown(json!({"tool_calls": [call]}), ContentForm::Text)
         };
         let wanted = |arguments: &str| {
             let call = format!("{{'function': {{'name': 'f', 'arguments': {arguments}}}}}");
@@ -193,17 +217,19 @@ mod tests {
 
     #[test]
     fn templates_that_go_through_contents_are_told_from_those_that_do_not() {
+        use ContentForm::{AsSent, Parts, Text};
         let cases = [
-            ("{% for part in message['content'] %}", true),
-            ("{%- for part in message.content -%}", true),
-            ("{%- for part in message[\"content\"]|list %}", true),
-            ("{% for part in content if part.type %}", true),
-            ("{% for line in message.content.split('\\n') %}", false),
-            ("{% for message in messages %}{{ message.content }}", false),
-            ("{{ 'for x in content' }}", false),
+            ("{% for part in message['content'] %}", Parts),
+            ("{%- for part in message.content -%}", Parts),
+            ("{%- for part in message[\"content\"]|list %}", Parts),
+            ("{% if content is string %}{% for part in content if part.type %}", AsSent),
+            ("{% if m.content is not string %}{% for part in m.content %}", AsSent),
+            ("{% for line in message.content.split('\\n') %}", Text),
+            ("{% for message in messages %}{{ message.content }}", Text),
+            ("{{ 'for x in content' }}", Text),
         ];
         for (template, wanted) in cases {
-            assert_eq!(iterates_content(template), wanted, "{template}");
+            assert_eq!(ContentForm::of(template), wanted, "{template}");
         }
     }
 }

@@ -36,6 +36,16 @@ pub(super) fn tojson(state: &State, value: &Value, args: Kwargs) -> Result<Value
     Ok(Value::from(writer.out))
 }
 
+/// `is iterable` as Jinja has it; `tools is iterable` must be false for none.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    value.is_undefined() || (!value.is_none() && value.try_iter().is_ok())
+}
+
+/// `is sequence` as Jinja has it: what has a length and items, strings and objects included.
+pub(super) fn is_sequence(value: &Value) -> bool {
+    value.is_undefined() || (!value.is_none() && value.len().is_some())
+}
+
 /// `strftime_now(format)`: the local time in Python's `strftime` format.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     strtime::format(format, &Zoned::now())

@@ -1,5 +1,5 @@
 //! A whole supervision tree without HTTP, and a client that writes down what it is told.
-#![allow(dead_code, unreachable_pub)] // each test binary uses a part of it
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test binary uses a part of it
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -264,7 +264,9 @@ impl Harness {
     /// A metric's value by its full name and labels as in the text format.
     pub fn metric(&self, series: &str) -> f64 {
         let text = self.handle.metrics().encode();
-        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
         let line = line.unwrap_or_else(|| panic!("no series {series} in\n{text}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }

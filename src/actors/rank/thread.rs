@@ -140,7 +140,8 @@ impl Drop for Thread {
 }
 
 fn load(launch: &Launch) -> Result<Box<dyn Engine>, EngineError> {
-    catch_unwind(AssertUnwindSafe(|| launch())).unwrap_or_else(|panic| Err(panicked("load", &*panic)))
+    catch_unwind(AssertUnwindSafe(|| launch()))
+        .unwrap_or_else(|panic| Err(panicked("load", &*panic)))
 }
 
 fn panicked(during: &'static str, panic: &(dyn std::any::Any + Send)) -> EngineError {

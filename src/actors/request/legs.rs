@@ -111,7 +111,11 @@ impl Legs {
     ///
     /// # Errors
     /// The failure that ends the request.
-    pub(super) fn failed(&mut self, choice: &mut Choice, error: EngineError) -> Result<(), Failure> {
+    pub(super) fn failed(
+        &mut self,
+        choice: &mut Choice,
+        error: EngineError,
+    ) -> Result<(), Failure> {
         let retry_after = self.shared.frontend_config().retry_after;
         match (error.reach(), error) {
             (Reach::Request, error) => Err(Failure::Rejected(error)),

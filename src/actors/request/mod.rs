@@ -114,7 +114,8 @@ impl State {
             counters: &["tokens", "migrations"],
         };
         let card = shared.node.board.hang(parent, label, myself.get_cell());
-        let span = info_span!("request", %id, public_id = %request.public_id, model = %request.model.name);
+        let span =
+            info_span!("request", %id, public_id = %request.public_id, model = %request.model.name);
         let request = *request;
         let now = Instant::now();
         Self {
@@ -206,10 +207,8 @@ impl State {
         }
         self.count(tokens, now);
         self.accept();
-        if lost {
-            if let Flow::Ended = self.place(myself) {
-                return Flow::Ended;
-            }
+        if lost && let Flow::Ended = self.place(myself) {
+            return Flow::Ended;
         }
         self.deliver()
     }

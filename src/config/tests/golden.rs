@@ -254,8 +254,8 @@ fn rules_between_keys_complain_where_something_was_said() {
               line 1: frontend.tls.key = Cargo.toml: needs frontend.tls.cert as well; give both or neither
             --set frontend.tls.cert=nope.pem
             --set frontend.tls.key=nope.key
-              --set: frontend.tls.cert = nope.pem: HERE/nope.pem cannot be read: No such file or directory (os error 2)
-              --set: frontend.tls.key = nope.key: HERE/nope.key cannot be read: No such file or directory (os error 2)
+              --set: frontend.tls.cert = nope.pem: HERE/nope.pem cannot be read: No such file or directory (os error 2); see to its path and permissions
+              --set: frontend.tls.key = nope.key: HERE/nope.key cannot be read: No such file or directory (os error 2); see to its path and permissions
             worker: {max_running: x, max_batch_tokens: 1}
               line 1: worker.max_running = x: must be a whole number from 1 to 65536
             worker: {model: src}

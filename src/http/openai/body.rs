@@ -274,10 +274,22 @@ mod tests {
 
     #[test]
     fn anything_else_is_named_and_not_an_error_of_the_json() {
-        for text in
-            ["1", "-1", "0.5", "true", "{\"a\":[1]}", "[-1]", "[1,\"a\"]", "[[[1]]]", "[[\"a\"]]",
-             "[null]", "[4294967296]", "[1.5]", "[{}]", "[[1],2]"]
-        {
+        for text in [
+            "1",
+            "-1",
+            "0.5",
+            "true",
+            "{\"a\":[1]}",
+            "[-1]",
+            "[1,\"a\"]",
+            "[[[1]]]",
+            "[[\"a\"]]",
+            "[null]",
+            "[4294967296]",
+            "[1.5]",
+            "[{}]",
+            "[[1],2]",
+        ] {
             assert!(matches!(input(text), Some(Input::Other(_))), "{text}: {:?}", input(text));
         }
     }

@@ -73,7 +73,9 @@ impl StreamReply {
             kind: head.kind,
             head: start,
             plain_tail,
-            choices: (0..choices).map(|_| Choice { started: false, logprobs: logprobs() }).collect(),
+            choices: (0..choices)
+                .map(|_| Choice { started: false, logprobs: logprobs() })
+                .collect(),
             options,
             ended: false,
         }
@@ -234,7 +236,9 @@ impl Drop for StreamReply {
     /// The request was killed: its client must not take what came so far for all.
     fn drop(&mut self) {
         if !self.ended {
-            self.failed(&Failure::Internal("the request was stopped before its answer was complete"));
+            self.failed(&Failure::Internal(
+                "the request was stopped before its answer was complete",
+            ));
         }
     }
 }

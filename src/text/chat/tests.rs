@@ -70,6 +70,18 @@ fn templates_render_as_jinja2_renders_them() {
             "role=system;content=S;",
         ),
         ("{% generation %}{{ 1 }}{%- endgeneration -%} x", "1x"),
+        (
+            "{{ tools is iterable }}{{ tools is sequence }}{{ 1 is iterable }}{{ 1 is sequence }}",
+            "FalseFalseFalseFalse",
+        ),
+        (
+            "{{ 'a' is iterable }}{{ 'a' is sequence }}{{ messages is sequence }}{{ nothing is iterable }}",
+            "TrueTrueTrueTrue",
+        ),
+        (
+            "{{ messages[0] is sequence }}{{ messages[0] is iterable }}{{ messages[1:] is sequence }}{{ messages[0] is mapping }}",
+            "TrueTrueTrueTrue",
+        ),
         ("{{ 'a' if add_generation_prompt }}{{ messages[0].get('name', 'anon') }}", "aanon"),
         (
             "{{ messages[5] is defined }}{{ (messages|selectattr('role', 'equalto', 'user')|list)|length }}",
