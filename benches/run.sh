@@ -20,7 +20,7 @@ mkdir -p "$out"
 quick=()
 [ "${QUICK:-0}" = 0 ] || quick=(--quick)
 
-cargo build --release
+# Builds the server as well.
 FRONTEND=$(cargo bench --bench frontend --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p' | tail -1)
 export FRONTEND
 
@@ -65,7 +65,7 @@ main() {
     if [[ " $parts " == *" engine "* ]]; then
         printf '\n## CPU engine\n\n'
         [ -e "$model/config.json" ] || cargo bench --bench engine -- --write-model "$model"
-        cargo bench --bench engine
+        cargo bench --bench engine -- --model "$model" "${quick[@]}"
         [ "${LLAMA_CPP:-1}" = 0 ] || benches/peers/llama_cpp.sh "$model"
     fi
 }

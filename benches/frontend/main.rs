@@ -30,7 +30,7 @@ use crate::servers::{NamedUrl, Shape, Target};
 /// 43 tokens a second a stream.
 const PACE: Duration = Duration::from_micros(23_255);
 /// Time between tokens while memory is measured: streams stay open and cost next to nothing.
-const MEMORY_PACE: Duration = Duration::from_secs(2);
+const MEMORY_PACE: Duration = Duration::from_millis(500);
 /// Output tokens while memory is measured: so many that no stream ends while it is held.
 const MEMORY_OUTPUT: u32 = 512;
 /// Streams that run while the others wait.

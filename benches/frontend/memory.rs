@@ -88,7 +88,8 @@ pub(crate) fn table(rows: &[MemoryRow]) -> String {
     );
     let mib = |kib: u64| kib as f64 / 1024.0;
     let each = |more: u64, less: u64, count: usize| match count {
-        0 => "–".to_string(),
+        // Too few to tell from the server's own ups and downs.
+        0..100 => "–".to_string(),
         count => format!("{:.1}", (more as f64 - less as f64) / count as f64),
     };
     for row in rows {
