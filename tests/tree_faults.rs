@@ -43,9 +43,11 @@ async fn a_lost_part_harms_only_what_hangs_on_it() {
         ("Frontend", false),
     ];
     for (kind, goes_on) in cases {
+        sim.inject(Fault::SlowSteps { ms: 10 });
         let client = sim.ask(&ask).await;
         client.tokens(10).await;
         sim.kill(kind);
+        sim.inject(Fault::SlowSteps { ms: 0 });
         let got = client.end().await;
         if goes_on {
             assert_eq!(essence(&got), essence(&want), "after the loss of the {kind}");

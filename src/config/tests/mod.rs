@@ -118,6 +118,7 @@ fn another(key: &schema::Key) -> String {
         (Kind::Whole { min, step, .. }, _) => (min.max(step) + 5 * step).to_string(),
         (Kind::Decimal { .. }, _) => "0.25".into(),
         (Kind::Time { .. }, _) => "12.5".into(),
+        (Kind::Switch, "worker.prefix_cache") => "false".into(),
         (Kind::Switch, _) => "true".into(),
         (Kind::Choice(words), _) => words[1].into(),
         (Kind::Text, _) => "something".into(),
