@@ -1,6 +1,14 @@
 //! Cuelight serves large language models over the OpenAI API, from one supervised tree of actors.
 //!
-//! In reading order, and in the order uses go: `http` → `actors` → `text`, `engine` → `ids`.
+//! In reading order, and in the order uses go: `node` → `http` → `actors` → `text`, `engine` → `ids`.
 
+pub mod actors;
+pub mod cli;
+pub mod config;
 pub mod engine;
+pub mod http;
 pub mod ids;
+pub mod metrics;
+pub mod node;
+pub mod telemetry;
+pub mod text;

@@ -26,6 +26,14 @@ pub enum EngineError {
         /// The model's limit.
         context: usize,
     },
+    /// The leg's output is complete before it starts.
+    #[error("the output has {output} tokens already and may have {max_tokens}; raise max_tokens")]
+    NoTokensLeft {
+        /// Output tokens that were delivered before.
+        output: usize,
+        /// The leg's limit.
+        max_tokens: u32,
+    },
     /// The leg alone would not fit into the pool.
     #[error(
         "{tokens} tokens need {need} KV blocks, but the whole pool has {total}; raise worker.kv_blocks"
@@ -76,6 +84,7 @@ impl EngineError {
         match self {
             Self::EmptyPrompt
             | Self::PromptTooLong { .. }
+            | Self::NoTokensLeft { .. }
             | Self::PoolTooSmall { .. }
             | Self::UnknownToken { .. }
             | Self::BadNumbers { .. } => Reach::Request,

@@ -15,6 +15,8 @@ pub struct Leg {
     pub prompt_len: usize,
     /// Most output tokens of the request, those already in `tokens` included.
     pub max_tokens: u32,
+    /// Which of the prompt's `n` choices this is, from 0: selects the stream of random numbers.
+    pub choice: u32,
     /// How to choose tokens and when to stop.
     pub sampling: Arc<Sampling>,
     /// Separates prefix caches: blocks are only shared between legs of one salt. 0 for everyone.

@@ -13,6 +13,7 @@
 pub mod blocks;
 pub mod embedded;
 pub mod error;
+pub mod faulty;
 pub mod leg;
 pub mod model;
 pub mod native;

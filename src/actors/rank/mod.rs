@@ -1,0 +1,221 @@
+//! `Rank`: one data-parallel rank of a worker. Owns an engine with its KV pool, which runs on the
+//! rank's own thread, and supervises one `Sequence` for each leg.
+//!
+//! ```text
+//! WorkerLink ──Admit, Cancel──▶ Rank ──spawns──▶ Sequence ──Admit; Abort when it ends──▶ thread
+//!      ▲                                                                                   │
+//!      └──────────── one frame a step: accepted, started, tokens, failed, lost ────────────┘
+//! ```
+//! A leg lives as long as its `Sequence`: whatever ends that actor also frees the leg's KV blocks.
+
+pub mod sequence;
+mod thread;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use super::context::NodeContext;
+use super::link::{Frame, LinkId};
+use super::tree::{Card, CardId, Label};
+use super::worker;
+use crate::engine::{Description, Engine, EngineError, Leg};
+use crate::ids::{Generation, LegId, RankIndex};
+use sequence::Sequence;
+use thread::{Command, Thread};
+
+/// Makes a rank's engine; runs on the rank's thread, since loading takes long.
+pub type Launch = Arc<dyn Fn() -> Result<Box<dyn Engine>, EngineError> + Send + Sync>;
+
+/// What a `Rank` answers to.
+pub enum Msg {
+    /// A front end's token stream: frames about its legs go there. When the stream is closed, its
+    /// legs end.
+    Attach {
+        /// Names the stream.
+        link: LinkId,
+        /// Where frames go.
+        frames: mpsc::Sender<Frame>,
+    },
+    /// Starts a leg. Its outcome is in the link's frames: accepted, then tokens, then one of a token
+    /// with `finish`, failed, lost; or nothing more after a `Cancel`. Idempotent by the leg's id.
+    Admit {
+        /// The leg.
+        leg: Leg,
+        /// An attached stream.
+        link: LinkId,
+    },
+    /// Ends a leg. Unknown legs are ignored.
+    Cancel {
+        /// The leg.
+        leg: LegId,
+    },
+    /// Internal: the engine is loaded.
+    Loaded(Description),
+    /// Internal: these legs have ended in the engine.
+    Ended(Vec<LegId>),
+    /// Internal: a front end closed its stream.
+    LinkClosed(LinkId),
+    /// Internal: loading or a step failed or panicked.
+    EngineLost(EngineError),
+}
+
+/// What a `Rank` starts from.
+pub struct Args {
+    /// The node.
+    pub node: Arc<NodeContext>,
+    /// The card of the `Worker`.
+    pub parent: CardId,
+    /// The `Worker`; it hears when the engine is loaded.
+    pub worker: ActorRef<worker::Msg>,
+    /// The worker's name.
+    pub worker_name: String,
+    /// The worker's generation.
+    pub generation: Generation,
+    /// This rank's index in the worker.
+    pub index: RankIndex,
+    /// Makes the engine.
+    pub launch: Launch,
+    /// Shared with the `Worker`, which watches it.
+    pub progress: Arc<thread::Progress>,
+}
+
+pub use thread::Progress;
+
+struct Live {
+    sequence: ActorRef<sequence::Msg>,
+    link: LinkId,
+}
+
+/// A `Rank`'s memory; dropping it ends the thread after the step it is in.
+pub struct State {
+    args: Args,
+    thread: Thread,
+    live: FxHashMap<LegId, Live>,
+    by_actor: HashMap<ActorId, LegId>,
+    card: Card,
+}
+
+impl State {
+    /// Forgets a leg and stops its actor, which frees what the leg holds.
+    fn end(&mut self, leg: LegId, why: &'static str) {
+        if let Some(live) = self.live.remove(&leg) {
+            self.by_actor.remove(&live.sequence.get_id());
+            live.sequence.stop(Some(why.to_string()));
+            self.card.count(0, self.live.len() as u64);
+        }
+    }
+
+    fn end_link(&mut self, link: LinkId) {
+        let legs: Vec<_> =
+            self.live.iter().filter(|(_, live)| live.link == link).map(|(leg, _)| *leg).collect();
+        for leg in legs {
+            self.end(leg, "the front end is gone");
+        }
+    }
+
+    /// A sequence ended that nobody had asked to: its leg is lost, the others are not.
+    fn sequence_lost(&mut self, actor: ActorId) {
+        let Some(leg) = self.by_actor.remove(&actor) else { return };
+        let Some(live) = self.live.remove(&leg) else { return };
+        warn!(%leg, "the sequence was lost");
+        self.card.count(0, self.live.len() as u64);
+        self.thread.send(Command::Lost { leg, link: live.link });
+    }
+
+    async fn admit(&mut self, myself: &ActorRef<Msg>, leg: Leg, link: LinkId) {
+        let id = leg.id;
+        if self.live.contains_key(&id) {
+            return;
+        }
+        if let Err(error) = self.thread.has_room(self.live.len()) {
+            return self.thread.send(Command::Refused { leg: id, link, error });
+        }
+        let args = sequence::Args {
+            board: self.args.node.board.clone(),
+            parent: self.card.id(),
+            leg,
+            link,
+            commands: self.thread.commands(),
+        };
+        match Actor::spawn_linked(None, Sequence, args, myself.get_cell()).await {
+            Ok((sequence, _)) => {
+                self.by_actor.insert(sequence.get_id(), id);
+                self.live.insert(id, Live { sequence, link });
+                self.card.count(0, self.live.len() as u64);
+            }
+            Err(error) => {
+                warn!(leg = %id, %error, "the sequence did not start");
+                self.thread.send(Command::Lost { leg: id, link });
+            }
+        }
+    }
+}
+
+/// See the module's description.
+pub struct Rank;
+
+impl Actor for Rank {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        args: Args,
+    ) -> Result<State, ActorProcessingErr> {
+        let label = Label {
+            kind: "Rank",
+            name: format!("{}/{}", args.worker_name, args.index.0),
+            generation: args.generation.0,
+            counters: &["legs", "steps", "tokens"],
+        };
+        let name = label.name.clone();
+        let card = args.node.board.hang(args.parent, label, myself.get_cell());
+        card.state("loading");
+        let thread = Thread::start(myself, &args, name, card.counters())?;
+        Ok(State { args, thread, live: FxHashMap::default(), by_actor: HashMap::new(), card })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Attach { link, frames } => state.thread.send(Command::Attach { link, frames }),
+            Msg::Admit { leg, link } => state.admit(&myself, leg, link).await,
+            Msg::Cancel { leg } => state.end(leg, "cancelled"),
+            Msg::Ended(legs) => legs.into_iter().for_each(|leg| state.end(leg, "ended")),
+            Msg::LinkClosed(link) => state.end_link(link),
+            Msg::Loaded(description) => {
+                debug!(rank = state.args.index.0, ?description, "engine loaded");
+                state.card.state("serving");
+                let index = state.args.index;
+                state.args.worker.cast(worker::Msg::RankLoaded { index, description })?;
+            }
+            Msg::EngineLost(error) => return Err(error.into()), // our Worker takes over
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorTerminated(cell, ..)
+            | SupervisionEvent::ActorFailed(cell, _) => state.sequence_lost(cell.get_id()),
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! One choice of a request: its tokens, its text, its end. It knows no actor and no wire format.
+
+use std::sync::Arc;
+
+use crate::actors::inbox::Lost;
+use crate::actors::link::Link;
+use crate::actors::reply::{Delta, DeltaToken, Finish, NewRequest, Reply};
+use crate::engine::{FinishReason, TokenLogprobs};
+use crate::ids::LegId;
+use crate::text::{Detokenizer, OutputText, StopScanner, TextModel};
+
+/// What a token did to its choice.
+pub(super) enum Progress {
+    /// There will be more.
+    More,
+    /// It was the last one.
+    Finished(Finish),
+}
+
+pub(super) struct Choice {
+    prompt: Arc<[u32]>,
+    output: Vec<u32>,
+    /// The leg it is on, and the way there.
+    leg: Option<(Arc<Link>, LegId)>,
+    /// Legs it was placed on and lost.
+    losses: u16,
+    last_loss: Option<Lost>,
+    /// Legs it was placed on, refused ones included.
+    attempts: u16,
+    accepted: bool,
+    ended: bool,
+    cached_tokens: Option<u32>,
+    wants_logprobs: bool,
+    output_text: OutputText,
+    /// Text that became certain with the token at hand; kept for its memory.
+    text: String,
+    /// Tokens that no delta has told yet.
+    untold: Vec<DeltaToken>,
+}
+
+impl Choice {
+    /// Prompt by prompt, the choices of each.
+    pub(super) fn all_of(request: &NewRequest) -> Vec<Self> {
+        let of_prompt = |prompt: &Arc<[u32]>| Self::new(prompt.clone(), request);
+        request
+            .prompts
+            .iter()
+            .flat_map(|prompt| (0..request.n).map(move |_| of_prompt(prompt)))
+            .collect()
+    }
+
+    fn new(prompt: Arc<[u32]>, request: &NewRequest) -> Self {
+        let text = &request.model.text;
+        let detokenizer = Detokenizer::after_prompt(text, &prompt, request.skip_special_tokens);
+        let stop = StopScanner::new(request.stop.clone(), request.include_stop);
+        Self {
+            prompt,
+            output: Vec::new(),
+            leg: None,
+            losses: 0,
+            attempts: 0,
+            last_loss: None,
+            accepted: false,
+            ended: false,
+            cached_tokens: None,
+            wants_logprobs: request.sampling.logprobs.is_some(),
+            output_text: OutputText::new(detokenizer, stop, request.sampling.min_tokens as usize),
+            text: String::new(),
+            untold: Vec::new(),
+        }
+    }
+
+    pub(super) fn prompt_tokens(&self) -> usize {
+        self.prompt.len()
+    }
+
+    pub(super) fn output_tokens(&self) -> usize {
+        self.output.len()
+    }
+
+    pub(super) fn cached_tokens(&self) -> u32 {
+        self.cached_tokens.unwrap_or(0)
+    }
+
+    /// Prompt and output so far: what a new leg starts from.
+    pub(super) fn tokens(&self) -> Vec<u32> {
+        [&*self.prompt, &self.output].concat()
+    }
+
+    pub(super) fn needs_leg(&self) -> bool {
+        !self.ended && self.leg.is_none()
+    }
+
+    pub(super) fn is_on(&self, leg: LegId) -> bool {
+        self.leg.as_ref().is_some_and(|(_, on)| *on == leg)
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    pub(super) fn was_accepted(&self) -> bool {
+        self.accepted
+    }
+
+    /// Whether a rank has taken it before.
+    pub(super) fn has_begun(&self) -> bool {
+        self.accepted
+    }
+
+    /// The number of the next leg, from 0.
+    pub(super) fn next_attempt(&self) -> u16 {
+        self.attempts
+    }
+
+    /// How many of its legs were lost, and how the last one was.
+    pub(super) fn losses(&self) -> Option<(u16, Lost)> {
+        Some((self.losses, self.last_loss?))
+    }
+
+    pub(super) fn placed(&mut self, link: Arc<Link>, leg: LegId) {
+        self.leg = Some((link, leg));
+        self.attempts = self.attempts.saturating_add(1);
+    }
+
+    /// The leg came to nothing, through nobody's fault.
+    pub(super) fn unplaced(&mut self) {
+        self.leg = None;
+    }
+
+    pub(super) fn lost(&mut self, lost: Lost) {
+        self.leg = None;
+        self.losses += 1;
+        self.last_loss = Some(lost);
+    }
+
+    pub(super) fn accepted(&mut self) {
+        self.accepted = true;
+    }
+
+    /// Only the first start counts: a leg after a loss finds more in the cache than the client paid.
+    pub(super) fn started(&mut self, cached_tokens: u32) {
+        self.cached_tokens.get_or_insert(cached_tokens);
+    }
+
+    /// Ends the leg, if there is one, on its rank too.
+    pub(super) fn cancel(&mut self) {
+        if let Some((link, leg)) = self.leg.take() {
+            link.cancel(leg);
+        }
+    }
+
+    /// Takes in a token and tells the reply what became certain.
+    pub(super) fn token(
+        &mut self,
+        model: &TextModel,
+        token: u32,
+        logprobs: Option<Box<TokenLogprobs>>,
+        finish: Option<FinishReason>,
+        index: usize,
+        reply: &mut dyn Reply,
+    ) -> Progress {
+        self.output.push(token);
+        self.text.clear();
+        let mut stopped = None;
+        if finish != Some(FinishReason::Stop) {
+            stopped = self.output_text.push(model, token, &mut self.text);
+            self.untold.push(DeltaToken { token, logprobs });
+        }
+        if finish.is_some() && stopped.is_none() {
+            stopped = self.output_text.finish(model, &mut self.text);
+        }
+        let ends = match (stopped, finish) {
+            (Some(string), _) => Some(Finish::StopString(string)),
+            (None, Some(FinishReason::Stop)) => Some(Finish::Stop),
+            (None, Some(FinishReason::Length)) => Some(Finish::Length),
+            (None, None) => None,
+        };
+        let tell = !self.text.is_empty() || self.wants_logprobs || ends.is_some();
+        if tell && !(self.text.is_empty() && self.untold.is_empty()) {
+            reply.delta(Delta { choice: index, text: &self.text, tokens: &self.untold });
+            self.untold.clear();
+        }
+        match ends {
+            None => Progress::More,
+            Some(reason) => {
+                self.end(finish.is_some());
+                Progress::Finished(reason)
+            }
+        }
+    }
+
+    fn end(&mut self, by_engine: bool) {
+        self.ended = true;
+        if by_engine {
+            self.leg = None;
+        } else {
+            self.cancel();
+        }
+    }
+}

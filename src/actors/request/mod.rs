@@ -1,0 +1,360 @@
+//! `Request`: one client request. Owns the client's answer and is the only one that decides where
+//! its work runs.
+//!
+//! Each of its choices has at most one leg at a time. A leg that is lost is placed again from the
+//! prompt and the tokens already delivered; that is all there is to migration. Cancelling is
+//! stopping this actor: dropping its state cancels the legs.
+
+mod choice;
+mod legs;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tracing::{Span, debug, info_span};
+
+use super::failure::Failure;
+use super::handle::Shared;
+use super::inbox::{Inbox, LegEvent};
+use super::reply::{NewRequest, Reply, Usage};
+use super::requests;
+use super::tree::{Card, CardId, Label};
+use crate::config::Frontend;
+use crate::ids::{LegId, RequestId};
+use crate::metrics::{Cancellation, ModelMetrics, Outcome};
+use choice::{Choice, Progress};
+use legs::{Legs, NotPlaced};
+
+/// What a `Request` answers to.
+pub enum Msg {
+    /// The inbox has events.
+    Wake,
+    /// Place the legs that have no rank: at the start, and when a rank may have become free.
+    Place,
+    /// The client has closed its connection, or has the whole answer.
+    ClientGone,
+    /// `frontend.request_timeout_s` has passed.
+    TimedOut,
+    /// The node stops before the request has ended.
+    CutOff,
+}
+
+/// What a `Request` starts from.
+pub struct Args {
+    /// The front end.
+    pub shared: Arc<Shared>,
+    /// `Requests`; wakes the request when a rank may have become free.
+    pub requests: ActorRef<requests::Msg>,
+    /// The card of `Requests`.
+    pub parent: CardId,
+    /// The request's id.
+    pub id: RequestId,
+    /// What was asked.
+    pub request: Box<NewRequest>,
+}
+
+/// When things happened, for metrics.
+struct Clock {
+    admitted: Instant,
+    first_token: Option<Instant>,
+    last_token: Instant,
+    queued: bool,
+}
+
+/// A `Request`'s memory; dropping it cancels its legs and closes the answer.
+pub struct State {
+    legs: Legs,
+    choices: Vec<Choice>,
+    accepted: bool,
+    reply: Box<dyn Reply>,
+    inbox: Arc<Inbox>,
+    events: Vec<(LegId, LegEvent)>,
+    requests: ActorRef<requests::Msg>,
+    limits: Arc<Frontend>,
+    metrics: Arc<ModelMetrics>,
+    clock: Clock,
+    waiting_since: Option<Instant>,
+    outcome: Option<Outcome>,
+    span: Span,
+    card: Card,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for choice in &mut self.choices {
+            choice.cancel();
+        }
+        let usage = self.usage();
+        let metrics = &self.metrics;
+        metrics.requests.inc(self.outcome.unwrap_or(Outcome::Failed));
+        metrics.request_duration.observe(self.clock.admitted.elapsed());
+        metrics.request_prompt_tokens.observe(usage.prompt_tokens);
+        metrics.request_output_tokens.observe(usage.completion_tokens);
+        metrics.request_cached_tokens.observe(usage.cached_tokens);
+        metrics.prompt_tokens.inc_by(usage.prompt_tokens);
+        metrics.output_tokens.inc_by(usage.completion_tokens);
+        metrics.cached_tokens.inc_by(usage.cached_tokens);
+    }
+}
+
+/// Whether the request goes on.
+enum Flow {
+    On,
+    Ended,
+}
+
+impl State {
+    fn new(myself: &ActorRef<Msg>, args: Args) -> Self {
+        let Args { shared, requests, parent, id, request } = args;
+        let label = Label {
+            kind: "Request",
+            name: id.to_string(),
+            generation: 1,
+            counters: &["tokens", "migrations"],
+        };
+        let card = shared.node.board.hang(parent, label, myself.get_cell());
+        let span =
+            info_span!("request", %id, public_id = %request.public_id, model = %request.model.name);
+        let request = *request;
+        let now = Instant::now();
+        Self {
+            choices: Choice::all_of(&request),
+            accepted: false,
+            limits: shared.frontend_config(),
+            metrics: shared.node.metrics.model(&request.model.name),
+            legs: Legs::new(shared, id, &request),
+            reply: request.reply,
+            inbox: Arc::new(Inbox::new(myself.clone())),
+            events: Vec::new(),
+            requests,
+            clock: Clock { admitted: now, first_token: None, last_token: now, queued: true },
+            waiting_since: None,
+            outcome: None,
+            span,
+            card,
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        let n = self.legs.n;
+        let firsts = self.choices.iter().step_by(n);
+        Usage {
+            prompt_tokens: firsts.clone().map(|c| c.prompt_tokens() as u64).sum(),
+            completion_tokens: self.choices.iter().map(|c| c.output_tokens() as u64).sum(),
+            cached_tokens: firsts.map(|c| u64::from(c.cached_tokens())).sum(),
+        }
+    }
+
+    /// Places every choice that has no leg and has not ended.
+    fn place(&mut self, myself: &ActorRef<Msg>) -> Flow {
+        for index in 0..self.choices.len() {
+            if !self.choices[index].needs_leg() {
+                continue;
+            }
+            match self.legs.place(&mut self.choices[index], index, &self.inbox) {
+                Ok(()) => {}
+                Err(NotPlaced::Failed(failure)) => return self.fail(&failure),
+                Err(NotPlaced::NoRank(reason)) => return self.await_rank(myself, reason),
+            }
+        }
+        self.waiting_since = None;
+        self.card.state("running");
+        Flow::On
+    }
+
+    /// Waits for a rank, but not for ever.
+    fn await_rank(&mut self, myself: &ActorRef<Msg>, reason: String) -> Flow {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= self.limits.no_rank_wait {
+            let retry_after = self.limits.retry_after;
+            let model = self.legs.model.name.clone();
+            return self.fail(&Failure::NotReady { model, reason, retry_after });
+        }
+        self.card.state("waiting for a rank");
+        let request = myself.clone();
+        if self.requests.cast(requests::Msg::AwaitRank { request }).is_err() {
+            return self.fail(&Failure::Internal("the front end is restarting"));
+        }
+        Flow::On
+    }
+
+    /// Takes in what the legs' ranks said.
+    fn wake(&mut self, myself: &ActorRef<Msg>) -> Flow {
+        let mut events = std::mem::take(&mut self.events);
+        self.inbox.take(&mut events);
+        let now = Instant::now();
+        let mut lost = false;
+        let mut tokens = 0;
+        let mut flow = Flow::On;
+        for (leg, event) in events.drain(..) {
+            let choice = usize::from(leg.choice);
+            if !self.choices[choice].is_on(leg) {
+                continue; // what an earlier leg of this choice still said
+            }
+            tokens += usize::from(matches!(event, LegEvent::Token { .. }));
+            match self.event(choice, event, now) {
+                Ok(still_placed) => lost |= !still_placed,
+                Err(failure) => {
+                    flow = self.fail(&failure);
+                    break;
+                }
+            }
+        }
+        self.events = events;
+        if let Flow::Ended = flow {
+            return flow;
+        }
+        self.count(tokens, now);
+        self.accept();
+        if lost && let Flow::Ended = self.place(myself) {
+            return Flow::Ended;
+        }
+        self.deliver()
+    }
+
+    /// Takes in one event; says whether the choice still has a leg (or needs none).
+    fn event(&mut self, index: usize, event: LegEvent, now: Instant) -> Result<bool, Failure> {
+        let choice = &mut self.choices[index];
+        match event {
+            LegEvent::Accepted => choice.accepted(),
+            LegEvent::Started { cached_tokens } => {
+                choice.started(cached_tokens);
+                if std::mem::take(&mut self.clock.queued) {
+                    self.metrics.queue.observe(now - self.clock.admitted);
+                }
+            }
+            LegEvent::Token { token, logprobs, finish } => {
+                let text = &self.legs.model.text;
+                let progress = choice.token(text, token, logprobs, finish, index, &mut *self.reply);
+                if let Progress::Finished(reason) = progress {
+                    self.reply.finished(index, reason);
+                }
+            }
+            LegEvent::Failed(error) => return self.legs.failed(choice, error).map(|()| false),
+            LegEvent::Lost(lost) => {
+                self.legs.lost(choice, lost);
+                self.card.count(1, self.legs.migrations());
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn count(&mut self, tokens: usize, now: Instant) {
+        if tokens == 0 {
+            return;
+        }
+        if self.clock.first_token.is_none() {
+            self.clock.first_token = Some(now);
+            self.metrics.ttft.observe(now - self.clock.admitted);
+        } else {
+            // Tokens of several choices, or of several steps, came at once: share the gap.
+            let gap = (now - self.clock.last_token) * self.choices.len() as u32 / tokens as u32;
+            for _ in 0..tokens {
+                self.metrics.inter_token_latency.observe(gap);
+            }
+        }
+        self.clock.last_token = now;
+        self.card.count(0, self.choices.iter().map(|c| c.output_tokens() as u64).sum());
+    }
+
+    fn accept(&mut self) {
+        if !self.accepted && self.choices.iter().all(Choice::was_accepted) {
+            self.accepted = true;
+            self.reply.accepted();
+        }
+    }
+
+    /// Sends what was said; ends the request when all is said or the client does not read.
+    fn deliver(&mut self) -> Flow {
+        if self.choices.iter().all(Choice::has_ended) {
+            self.outcome = Some(Outcome::Ok);
+            self.reply.done(&self.usage());
+            self.reply.flush();
+            return Flow::Ended;
+        }
+        self.reply.flush();
+        let (unread, limit) = (self.reply.backlog(), self.limits.stream_buffer_bytes);
+        if unread > limit {
+            self.cancelled(Cancellation::SlowClient);
+            return self.fail(&Failure::SlowClient { unread, limit });
+        }
+        Flow::On
+    }
+
+    fn cancelled(&mut self, why: Cancellation) {
+        self.outcome = Some(Outcome::Cancelled);
+        self.metrics.cancellations.inc(why);
+    }
+
+    fn fail(&mut self, failure: &Failure) -> Flow {
+        self.span.in_scope(|| debug!(%failure, "the request failed"));
+        self.outcome.get_or_insert(failure.outcome());
+        self.reply.failed(failure);
+        self.reply.flush();
+        Flow::Ended
+    }
+
+    fn timed_out(&mut self) -> Flow {
+        self.cancelled(Cancellation::Timeout);
+        self.fail(&Failure::TimedOut { after: self.limits.request_timeout })
+    }
+
+    fn cut_off(&mut self) -> Flow {
+        self.cancelled(Cancellation::Drain);
+        self.fail(&Failure::Draining { retry_after: self.limits.retry_after })
+    }
+
+    fn client_gone(&mut self) -> Flow {
+        self.span.in_scope(|| debug!("the client is gone"));
+        self.cancelled(Cancellation::Disconnect);
+        Flow::Ended
+    }
+}
+
+/// See the module's description.
+pub struct Request;
+
+impl Actor for Request {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        args: Args,
+    ) -> Result<State, ActorProcessingErr> {
+        myself.cast(Msg::Place)?;
+        Ok(State::new(&myself, args))
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let flow = match message {
+            Msg::Wake => state.wake(&myself),
+            Msg::Place => state.place(&myself),
+            Msg::ClientGone => state.client_gone(),
+            Msg::TimedOut => state.timed_out(),
+            Msg::CutOff => state.cut_off(),
+        };
+        if let Flow::Ended = flow {
+            myself.stop(None);
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Msg>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(()) // it has no children
+    }
+}

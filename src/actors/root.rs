@@ -1,0 +1,298 @@
+//! `NodeRoot`: the process. Supervises the front end and the worker; starts the next generation of
+//! what failed, within a budget, and gives up beyond it (the process then ends with exit code 70).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tracing::{error, info, warn};
+
+use super::context::NodeContext;
+use super::frontend::{self, FrontendActor};
+use super::handle::Shared;
+use super::rank::Launch;
+use super::restart::{RestartBudget, Verdict};
+use super::tree::{Card, CardId, Label};
+use super::worker::{self, Worker, WorkerUp};
+use crate::ids::Generation;
+
+/// What `NodeRoot` answers to.
+pub enum Msg {
+    /// From a worker: all its ranks are loaded.
+    WorkerUp(WorkerUp),
+    /// The drain time is over: end the requests that still run.
+    CutOff,
+    /// Internal: the delay before a restart is over.
+    Respawn(Part),
+}
+
+/// A child of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The front end.
+    Frontend,
+    /// The worker.
+    Worker,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Frontend => "frontend",
+            Self::Worker => "worker",
+        }
+    }
+}
+
+/// The worker that this node runs.
+#[derive(Clone)]
+pub struct WorkerSpec {
+    /// Its name.
+    pub name: String,
+    /// Makes a rank's engine.
+    pub launch: Launch,
+    /// A step that takes longer loses the worker.
+    pub step_timeout: std::time::Duration,
+}
+
+/// What `NodeRoot` starts from.
+pub struct Args {
+    /// The node.
+    pub node: Arc<NodeContext>,
+    /// The front end, if this node has one.
+    pub frontend: Option<Arc<Shared>>,
+    /// The worker, if this node has one.
+    pub worker: Option<WorkerSpec>,
+}
+
+/// Why a node gave up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the {} never came up, or failed more than {limit} times within the window \
+     (supervision.restarts); the last time: {last}",
+    part.name()
+)]
+pub struct GaveUp {
+    part: Part,
+    limit: usize,
+    last: String,
+}
+
+/// One child: which start of it lives, and how often it may be started again.
+struct Child {
+    starts: u32,
+    budget: RestartBudget,
+    actor: Option<ActorId>,
+}
+
+impl Child {
+    fn new(node: &NodeContext) -> Self {
+        let budget = RestartBudget::new(&node.config.supervision);
+        Self { starts: 0, budget, actor: None }
+    }
+}
+
+/// The memory of `NodeRoot`.
+pub struct State {
+    args: Args,
+    frontend: Option<ActorRef<frontend::Msg>>,
+    frontend_child: Child,
+    worker_child: Child,
+    /// The worker's living generation, once it is loaded.
+    up: Option<WorkerUp>,
+    /// Whether any generation of the worker was loaded.
+    ever_up: bool,
+    card: Card,
+}
+
+impl State {
+    async fn spawn(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        part: Part,
+    ) -> Result<(), ActorProcessingErr> {
+        match part {
+            Part::Frontend => self.spawn_frontend(myself).await,
+            Part::Worker => self.spawn_worker(myself).await,
+        }
+    }
+
+    async fn spawn_frontend(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+        let Some(shared) = self.args.frontend.clone() else { return Ok(()) };
+        self.frontend_child.starts += 1;
+        let args = frontend::Args {
+            shared,
+            parent: self.card.id(),
+            generation: self.frontend_child.starts,
+            workers: self.up.iter().cloned().collect(),
+        };
+        let spawned = Actor::spawn_linked(None, FrontendActor, args, myself.get_cell()).await?;
+        self.frontend_child.actor = Some(spawned.0.get_id());
+        self.frontend = Some(spawned.0);
+        Ok(())
+    }
+
+    async fn spawn_worker(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+        let Some(spec) = self.args.worker.clone() else { return Ok(()) };
+        self.worker_child.starts += 1;
+        let generation = Generation(self.worker_child.starts);
+        info!(worker = spec.name, generation = generation.0, "starting the worker");
+        let args = worker::Args {
+            node: self.args.node.clone(),
+            parent: self.card.id(),
+            root: myself.clone(),
+            name: spec.name,
+            generation,
+            launch: spec.launch,
+            step_timeout: spec.step_timeout,
+        };
+        let spawned = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
+        self.worker_child.actor = Some(spawned.0.get_id());
+        Ok(())
+    }
+
+    fn worker_up(&mut self, up: WorkerUp) {
+        if up.generation.0 != self.worker_child.starts {
+            return; // said by a generation that has been replaced since
+        }
+        self.ever_up = true;
+        self.up = Some(up.clone());
+        self.tell_frontend(frontend::Msg::WorkerUp(up));
+    }
+
+    fn tell_frontend(&self, message: frontend::Msg) {
+        if let Some(frontend) = &self.frontend {
+            let _ = frontend.cast(message); // being restarted, it will start from what is up then
+        }
+    }
+
+    fn take_part(&mut self, actor: ActorId) -> Option<Part> {
+        if self.frontend_child.actor == Some(actor) {
+            self.frontend_child.actor = None;
+            self.frontend = None;
+            return Some(Part::Frontend);
+        }
+        if self.worker_child.actor == Some(actor) {
+            self.worker_child.actor = None;
+            return Some(Part::Worker);
+        }
+        None
+    }
+
+    fn worker_down(&mut self, why: &str) {
+        self.up = None;
+        let generation = Generation(self.worker_child.starts);
+        if let Some(spec) = &self.args.worker {
+            let (name, next) = (spec.name.clone(), generation.0 + 1);
+            let why = format!("its worker was lost ({why}); starting generation {next}");
+            self.tell_frontend(frontend::Msg::WorkerDown { name, generation, why });
+        }
+    }
+
+    /// Schedules the next generation, or fails so that the process ends.
+    fn failed(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        actor: ActorId,
+        why: String,
+    ) -> Result<(), GaveUp> {
+        let Some(part) = self.take_part(actor) else { return Ok(()) };
+        let budget = match part {
+            Part::Frontend => &mut self.frontend_child.budget,
+            Part::Worker => &mut self.worker_child.budget,
+        };
+        let mut verdict = budget.record(Instant::now());
+        if part == Part::Worker {
+            self.worker_down(&why);
+            if !self.ever_up {
+                verdict = Verdict::Escalate; // what cannot be loaded once will not be loaded later
+            }
+        }
+        match verdict {
+            Verdict::After(delay) => {
+                warn!(part = part.name(), why, ?delay, "lost, restarting");
+                self.args.node.metrics.restarted(part.name());
+                myself.send_after(delay, move || Msg::Respawn(part));
+                Ok(())
+            }
+            Verdict::Escalate => {
+                error!(part = part.name(), why, "giving up");
+                let limit = self.args.node.config.supervision.restarts;
+                Err(GaveUp { part, limit, last: why })
+            }
+        }
+    }
+}
+
+/// See the module's description.
+pub struct NodeRoot;
+
+impl Actor for NodeRoot {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        args: Args,
+    ) -> Result<State, ActorProcessingErr> {
+        let label = Label {
+            kind: "NodeRoot",
+            name: args.node.config.node.name.clone(),
+            generation: 1,
+            counters: &[],
+        };
+        let card = args.node.board.hang(CardId::TOP, label, myself.get_cell());
+        card.state("running");
+        let (frontend_child, worker_child) = (Child::new(&args.node), Child::new(&args.node));
+        let mut state = State {
+            args,
+            frontend: None,
+            frontend_child,
+            worker_child,
+            up: None,
+            ever_up: false,
+            card,
+        };
+        state.spawn(&myself, Part::Frontend).await?;
+        state.spawn(&myself, Part::Worker).await?;
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::WorkerUp(up) => state.worker_up(up),
+            Msg::CutOff => {
+                state.card.state("stopping");
+                state.tell_frontend(frontend::Msg::CutOff);
+            }
+            Msg::Respawn(part) => state.spawn(&myself, part).await?,
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(cell, why) => {
+                state.failed(&myself, cell.get_id(), why.to_string())?;
+            }
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                let why = reason.unwrap_or_else(|| "stopped".to_string());
+                state.failed(&myself, cell.get_id(), why)?;
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+}

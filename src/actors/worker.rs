@@ -1,0 +1,212 @@
+//! `Worker`: one engine instance, a failure domain with a generation number. Supervises its ranks;
+//! when one of them fails or makes no progress, the whole worker fails and `NodeRoot` starts the
+//! next generation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+
+use super::context::NodeContext;
+use super::rank::{self, Launch, Progress, Rank};
+use super::root;
+use super::tree::{Card, CardId, Label};
+use crate::engine::Description;
+use crate::ids::{Generation, RankIndex};
+
+/// How often progress is looked at.
+const WATCH: Duration = Duration::from_millis(100);
+
+/// A worker whose ranks are all loaded, as front ends see it.
+#[derive(Clone)]
+pub struct WorkerUp {
+    /// The worker's name; also the name of the model it serves.
+    pub name: String,
+    /// Which start of the worker this is.
+    pub generation: Generation,
+    /// Its ranks.
+    pub ranks: Vec<(RankIndex, ActorRef<rank::Msg>)>,
+    /// Its engine.
+    pub description: Description,
+}
+
+/// What a `Worker` answers to.
+pub enum Msg {
+    /// From a rank: its engine is loaded.
+    RankLoaded {
+        /// The rank.
+        index: RankIndex,
+        /// Its engine.
+        description: Description,
+    },
+    /// Internal: time to look at the ranks' progress.
+    Watch,
+}
+
+/// What a `Worker` starts from.
+pub struct Args {
+    /// The node.
+    pub node: Arc<NodeContext>,
+    /// The card of the `NodeRoot`.
+    pub parent: CardId,
+    /// The `NodeRoot`; it hears when the worker is up.
+    pub root: ActorRef<root::Msg>,
+    /// The worker's name.
+    pub name: String,
+    /// Which start of the worker this is.
+    pub generation: Generation,
+    /// Makes a rank's engine.
+    pub launch: Launch,
+    /// A step that takes longer loses the worker.
+    pub step_timeout: Duration,
+}
+
+/// Why a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerError {
+    /// A rank ended.
+    #[error("rank {} failed: {why}", rank.0)]
+    RankLost {
+        /// The rank.
+        rank: RankIndex,
+        /// For people.
+        why: String,
+    },
+    /// A rank's step took too long.
+    #[error(
+        "rank {} made no progress for {:.1} s (worker.step_timeout_s = {})",
+        rank.0, stuck.as_secs_f64(), limit.as_secs_f64()
+    )]
+    Stuck {
+        /// The rank.
+        rank: RankIndex,
+        /// How long its step has taken.
+        stuck: Duration,
+        /// The limit.
+        limit: Duration,
+    },
+}
+
+struct RankSlot {
+    index: RankIndex,
+    rank: ActorRef<rank::Msg>,
+    progress: Arc<Progress>,
+    description: Option<Description>,
+}
+
+/// A `Worker`'s memory.
+pub struct State {
+    args: Args,
+    ranks: Vec<RankSlot>,
+    card: Card,
+}
+
+impl State {
+    /// Notes a loaded rank; says so to the root once all of them are.
+    fn loaded(&mut self, index: RankIndex, description: Description) -> Option<WorkerUp> {
+        let slot = self.ranks.iter_mut().find(|slot| slot.index == index)?;
+        slot.description = Some(description);
+        let loaded = self.ranks.iter().filter(|slot| slot.description.is_some()).count();
+        self.card.count(0, loaded as u64);
+        if loaded < self.ranks.len() {
+            return None;
+        }
+        self.card.state("serving");
+        Some(WorkerUp {
+            name: self.args.name.clone(),
+            generation: self.args.generation,
+            ranks: self.ranks.iter().map(|slot| (slot.index, slot.rank.clone())).collect(),
+            description: self.ranks.first()?.description.clone()?,
+        })
+    }
+
+    fn watch(&self) -> Result<(), WorkerError> {
+        let limit = self.args.step_timeout;
+        for slot in &self.ranks {
+            if let Some(stuck) = slot.progress.stuck_for().filter(|stuck| *stuck > limit) {
+                return Err(WorkerError::Stuck { rank: slot.index, stuck, limit });
+            }
+        }
+        Ok(())
+    }
+
+    fn rank_of(&self, cell: &ractor::ActorCell) -> RankIndex {
+        let slot = self.ranks.iter().find(|slot| slot.rank.get_id() == cell.get_id());
+        slot.map_or(RankIndex(0), |slot| slot.index)
+    }
+}
+
+/// See the module's description.
+pub struct Worker;
+
+impl Actor for Worker {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        args: Args,
+    ) -> Result<State, ActorProcessingErr> {
+        let label = Label {
+            kind: "Worker",
+            name: args.name.clone(),
+            generation: args.generation.0,
+            counters: &["ranks_loaded"],
+        };
+        let card = args.node.board.hang(args.parent, label, myself.get_cell());
+        card.state("loading");
+        let index = RankIndex(0);
+        let progress = Arc::new(Progress::default());
+        let rank_args = rank::Args {
+            node: args.node.clone(),
+            parent: card.id(),
+            worker: myself.clone(),
+            worker_name: args.name.clone(),
+            generation: args.generation,
+            index,
+            launch: args.launch.clone(),
+            progress: progress.clone(),
+        };
+        let (rank, _) = Actor::spawn_linked(None, Rank, rank_args, myself.get_cell()).await?;
+        myself.send_interval(WATCH, || Msg::Watch);
+        let ranks = vec![RankSlot { index, rank, progress, description: None }];
+        Ok(State { args, ranks, card })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::RankLoaded { index, description } => {
+                if let Some(up) = state.loaded(index, description) {
+                    state.args.root.cast(root::Msg::WorkerUp(up))?;
+                }
+            }
+            Msg::Watch => state.watch()?,
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let (cell, why) = match event {
+            SupervisionEvent::ActorFailed(cell, why) => (cell, why.to_string()),
+            SupervisionEvent::ActorTerminated(cell, _, reason) => {
+                (cell, reason.unwrap_or_else(|| "stopped".to_string()))
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {
+                return Ok(());
+            }
+        };
+        Err(WorkerError::RankLost { rank: state.rank_of(&cell), why }.into())
+    }
+}

@@ -1,0 +1,241 @@
+//! From checked values to a [`Config`]: defaults, rules between keys, files that must be there.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::host::Host;
+use super::read::{Profile, Values};
+use super::schema::{self, Preset};
+use super::value::{self, Value};
+use super::yaml::{Body, Node};
+use super::{
+    Config, EngineKind, Faults, Frontend, Log, LogFormat, Node as NodeConfig, Sim, Supervision,
+    Tls, Worker, files,
+};
+
+/// Builds what the values say, and complains in `values` about what they must not say together.
+/// `None`: it is not even known what should run.
+pub(super) fn config(values: &mut Values, profile: Profile, host: &Host) -> Option<Config> {
+    let has = |section| profile == Profile::Serve || values.has_section(section);
+    let (has_frontend, has_worker) = (has("frontend"), has("worker"));
+    if !has_frontend && !has_worker {
+        values
+            .complain_of_all("has neither `frontend` nor `worker`; add a section, may it be empty");
+        return None;
+    }
+    Some(Config {
+        node: NodeConfig {
+            name: values.text("node.name").unwrap_or_else(|| host.name.clone()),
+            drain_timeout: values.time("node.drain_timeout_s"),
+            runtime_threads: values.maybe_size("node.runtime_threads").unwrap_or(host.cores),
+        },
+        log: log(values),
+        frontend: has_frontend.then(|| frontend(values, host)),
+        worker: has_worker.then(|| worker(values, host)),
+        supervision: Supervision {
+            restarts: values.size("supervision.restarts"),
+            window: values.time("supervision.window_s"),
+            delay: values.time("supervision.delay_ms"),
+        },
+        faults: Faults { enabled: values.switch("faults.enabled") },
+    })
+}
+
+fn log(values: &Values) -> Log {
+    Log {
+        format: match values.text("log.format").as_deref() {
+            Some("json") => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
+        level: values.text("log.level").unwrap_or_default(),
+        otlp_endpoint: values.text("log.otlp_endpoint"),
+        otlp_sample: values.decimal("log.otlp_sample"),
+        otlp_queue: values.size("log.otlp_queue"),
+    }
+}
+
+fn frontend(values: &mut Values, host: &Host) -> Frontend {
+    Frontend {
+        http: values.address("frontend.http"),
+        tls: tls(values),
+        api_keys: match values.said("frontend.api_keys").map(|said| &said.value) {
+            Some(Value::ApiKeys(keys)) => keys.clone(),
+            _ => Vec::new(),
+        },
+        max_connections: values.size("frontend.max_connections"),
+        max_requests: values.size("frontend.max_requests"),
+        max_body_bytes: values.size("frontend.max_body_bytes"),
+        max_choices: values.size("frontend.max_choices"),
+        header_timeout: values.time("frontend.header_timeout_s"),
+        request_timeout: values.time("frontend.request_timeout_s"),
+        stream_buffer_bytes: values.size("frontend.stream_buffer_bytes"),
+        retry_after: values.time("frontend.retry_after_s"),
+        no_rank_wait: values.time("frontend.no_rank_wait_s"),
+        migration_limit: values.size("frontend.migration_limit") as u16,
+        tokenizer_threads: values
+            .maybe_size("frontend.tokenizer_threads")
+            .unwrap_or_else(|| (host.cores / 2).max(1)),
+        tokenizer_queue: values.size("frontend.tokenizer_queue"),
+        template_fuel: values.size("frontend.template_fuel") as u64,
+    }
+}
+
+fn tls(values: &mut Values) -> Option<Tls> {
+    const FILES: [(&str, &str, &str); 2] = [
+        ("frontend.tls.cert", "frontend.tls.key", "CERTIFICATE"),
+        ("frontend.tls.key", "frontend.tls.cert", "PRIVATE KEY"),
+    ];
+    for (key, other, what) in FILES {
+        let Some(path) = values.text(key) else { continue };
+        if let Err(rule) = files::pem(Path::new(&path), what) {
+            values.complain(key, rule);
+        }
+        if values.said(other).is_none() && !values.is_broken(other) {
+            values.complain(key, format!("needs {other} as well; give both or neither"));
+        }
+    }
+    let path = |key| values.text(key).map(PathBuf::from);
+    Some(Tls { cert: path("frontend.tls.cert")?, key: path("frontend.tls.key")? })
+}
+
+fn worker(values: &mut Values, host: &Host) -> Worker {
+    pool_rule(values);
+    batch_rule(values);
+    let model = model(values, host);
+    let by_directory = || {
+        let whole = model.canonicalize().ok();
+        let name = model.file_name().or_else(|| whole.as_deref()?.file_name());
+        name.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+    };
+    Worker {
+        served_name: values.text("worker.served_name").unwrap_or_else(by_directory),
+        engine: match values.text("worker.engine").as_deref() {
+            Some("sim") => EngineKind::Sim,
+            _ => EngineKind::Native,
+        },
+        threads: values.maybe_size("worker.threads").unwrap_or(host.cores),
+        block_tokens: values.size("worker.block_tokens"),
+        kv_blocks: values.maybe_size("worker.kv_blocks").map(|blocks| blocks as u32),
+        kv_memory_bytes: (values.size("worker.kv_memory_mib") as u64) << 20,
+        max_context: values.maybe_size("worker.max_context"),
+        max_running: values.size("worker.max_running"),
+        max_waiting: values.size("worker.max_waiting"),
+        max_batch_tokens: values.size("worker.max_batch_tokens"),
+        prefix_cache: values.switch("worker.prefix_cache"),
+        stream_frames: values.size("worker.stream_frames"),
+        step_timeout: values.time("worker.step_timeout_s"),
+        sim: Sim {
+            step: values.time("worker.sim.step_us"),
+            prefill_per_token: values.time("worker.sim.prefill_us_per_token"),
+            decode_per_leg: values.time("worker.sim.decode_us_per_leg"),
+            speedup: values.decimal("worker.sim.speedup"),
+            seed: values.size("worker.sim.seed") as u64,
+        },
+        model,
+    }
+}
+
+fn model(values: &mut Values, host: &Host) -> PathBuf {
+    const KEY: &str = "worker.model";
+    if let Some(dir) = values.text(KEY).map(PathBuf::from) {
+        if let Err(rule) = files::model(&dir) {
+            values.complain(KEY, rule);
+        }
+        return dir;
+    }
+    let found = files::shipped_model(&host.models);
+    if !values.is_broken(KEY)
+        && let Err(rule) = &found
+    {
+        values.complain(KEY, rule.as_str());
+    }
+    found.unwrap_or_default()
+}
+
+fn pool_rule(values: &mut Values) {
+    const KEYS: [&str; 2] = ["worker.kv_blocks", "worker.kv_memory_mib"];
+    let [Some(blocks), Some(memory)] = KEYS.map(|key| values.said(key)) else { return };
+    let late = KEYS[usize::from(memory.origin >= blocks.origin)];
+    values.complain(late, format!("{} and {} exclude each other; keep one", KEYS[0], KEYS[1]));
+}
+
+fn batch_rule(values: &mut Values) {
+    let [batch, running] = ["worker.max_batch_tokens", "worker.max_running"];
+    if values.is_broken(batch) || values.is_broken(running) {
+        return;
+    }
+    let (tokens, legs) = (values.size(batch), values.size(running));
+    if tokens >= legs {
+        return;
+    }
+    // Complain where something was said: of the two keys, the one that is not at its default.
+    if values.said(batch).is_some() {
+        let why = "each running leg may need a token in every step; raise it or lower";
+        values.complain(batch, format!("must be at least {running} ({legs}): {why} {running}"));
+    } else {
+        let why = "each running leg may need a token in every step; lower it or raise";
+        values.complain(running, format!("must be at most {batch} ({tokens}): {why} {batch}"));
+    }
+}
+
+/// Typed access. Asking for another type than the schema gives is a mistake of this file, which
+/// any test that loads a configuration finds.
+impl Values {
+    /// What was said, or else the default if it is a plain value.
+    fn get(&self, name: &str) -> Option<Value> {
+        if let Some(said) = self.said(name) {
+            return Some(said.value.clone());
+        }
+        let key = schema::key(name).unwrap_or_else(|| panic!("the schema lacks {name}"));
+        let Preset::Is(text) = key.default else { return None };
+        let node = Node { line: 1, body: Body::Scalar { text: text.into(), plain: true } };
+        value::parse(key, &node, |_| None).ok()
+    }
+
+    fn maybe_size(&self, key: &str) -> Option<usize> {
+        match self.get(key)? {
+            Value::Whole(value) => Some(usize::try_from(value).unwrap_or(usize::MAX)),
+            other => panic!("the schema makes {key} {other:?}"),
+        }
+    }
+
+    fn size(&self, key: &str) -> usize {
+        self.maybe_size(key).unwrap_or_else(|| panic!("the schema gives {key} no default"))
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        match self.get(key)? {
+            Value::Text(text) => Some(text),
+            other => panic!("the schema makes {key} {other:?}"),
+        }
+    }
+
+    fn time(&self, key: &str) -> Duration {
+        match self.get(key) {
+            Some(Value::Time(time)) => time,
+            other => panic!("the schema makes {key} {other:?}"),
+        }
+    }
+
+    fn decimal(&self, key: &str) -> f64 {
+        match self.get(key) {
+            Some(Value::Decimal(value)) => value,
+            other => panic!("the schema makes {key} {other:?}"),
+        }
+    }
+
+    fn switch(&self, key: &str) -> bool {
+        match self.get(key) {
+            Some(Value::Switch(on)) => on,
+            other => panic!("the schema makes {key} {other:?}"),
+        }
+    }
+
+    fn address(&self, key: &str) -> SocketAddr {
+        match self.get(key) {
+            Some(Value::Address(address)) => address,
+            other => panic!("the schema makes {key} {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The table of all keys: parsing, suggestions, limits and the reference come from here.
+
+use super::schema::Preset::{Is, Words};
+use super::schema::TimeUnit::{Micros, Millis, Seconds};
+use super::schema::{Key, Kind};
+use super::{Config, Frontend, Worker};
+
+const fn whole(min: u64, max: u64) -> Kind {
+    Kind::Whole { min, max, step: 1 }
+}
+
+const fn seconds(min: f64, max: f64) -> Kind {
+    Kind::Time { unit: Seconds, min, max }
+}
+
+const fn micros(max: f64) -> Kind {
+    Kind::Time { unit: Micros, min: 0.0, max }
+}
+
+fn frontend(config: &Config, limit: fn(&Frontend) -> f64) -> Option<f64> {
+    config.frontend.as_ref().map(limit)
+}
+
+fn worker(config: &Config, limit: fn(&Worker) -> f64) -> Option<f64> {
+    config.worker.as_ref().map(limit)
+}
+
+const MIB: u64 = 1 << 20;
+const DAY_S: f64 = 86_400.0;
+const CORES: &str = "the number of cores";
+
+pub(super) const KEYS: &[Key] = &[
+    Key::new("node.name", Kind::Text, Words("the host's name"), "name in the tree and in traces"),
+    Key::new(
+        "node.drain_timeout_s",
+        seconds(0.0, DAY_S),
+        Is("30"),
+        "how long running requests may go on after SIGTERM",
+    )
+    .metric("cuelight_requests_active")
+    .limit(|c| Some(c.node.drain_timeout.as_secs_f64())),
+    Key::new("node.runtime_threads", whole(1, 1024), Words(CORES), "threads that serve clients")
+        .advice("leave it out to follow the number of cores")
+        .limit(|c| Some(c.node.runtime_threads as f64)),
+    Key::new("log.format", Kind::Choice(&["text", "json"]), Is("text"), "how log lines look"),
+    Key::new("log.level", Kind::Filter, Is("info"), "least level, or a filter by module"),
+    Key::new(
+        "log.otlp_endpoint",
+        Kind::Url,
+        Words("nowhere"),
+        "where spans go by OTLP over HTTP; `/v1/traces` is added if there is no path",
+    ),
+    Key::new(
+        "log.otlp_sample",
+        Kind::Decimal { min: 0.0, max: 1.0 },
+        Is("1.0"),
+        "share of requests that are traced",
+    )
+    .advice("0.01 traces one request in a hundred"),
+    Key::new(
+        "log.otlp_queue",
+        whole(1, 1_000_000),
+        Is("2048"),
+        "spans that wait to be sent; more are dropped",
+    )
+    .limit(|c| Some(c.log.otlp_queue as f64)),
+    Key::new(
+        "frontend.http",
+        Kind::Address,
+        Is("127.0.0.1:8000"),
+        "address to listen on; 0.0.0.0 is every IPv4 address of the host",
+    ),
+    Key::new(
+        "frontend.tls.cert",
+        Kind::Path,
+        Words("none: plain HTTP"),
+        "PEM file with the certificate chain; needs `frontend.tls.key`",
+    ),
+    Key::new(
+        "frontend.tls.key",
+        Kind::Path,
+        Words("none: plain HTTP"),
+        "PEM file with the private key; needs `frontend.tls.cert`",
+    ),
+    Key::new(
+        "frontend.api_keys",
+        Kind::ApiKeys,
+        Words("none: no key is asked for"),
+        "accepted API keys: `sha256:…` as `cuelight hash-key` prints it, or `env:NAME` for a key in \
+         the environment",
+    )
+    .advice("`cuelight hash-key` prints the digest of a key"),
+    Key::new(
+        "frontend.max_connections",
+        whole(1, 1_000_000),
+        Is("20000"),
+        "open client connections; one more waits in the kernel's backlog",
+    )
+    .metric("cuelight_http_connections")
+    .limit(|c| frontend(c, |f| f.max_connections as f64)),
+    Key::new(
+        "frontend.max_requests",
+        whole(1, 1_000_000),
+        Is("4096"),
+        "requests in flight; one more gets 429",
+    )
+    .metric("cuelight_requests_active")
+    .limit(|c| frontend(c, |f| f.max_requests as f64)),
+    Key::new(
+        "frontend.max_body_bytes",
+        whole(1024, 1024 * MIB),
+        Is("8388608"),
+        "largest request body; a larger one gets 413",
+    )
+    .advice("8388608 is 8 MiB")
+    .metric("cuelight_http_refused_total")
+    .limit(|c| frontend(c, |f| f.max_body_bytes as f64)),
+    Key::new(
+        "frontend.max_choices",
+        whole(1, 65_535),
+        Is("128"),
+        "largest `n` times the number of prompts of one request",
+    )
+    .limit(|c| frontend(c, |f| f.max_choices as f64)),
+    Key::new(
+        "frontend.header_timeout_s",
+        seconds(0.01, DAY_S),
+        Is("30"),
+        "how long a client may take over its headers and, again, over its body",
+    )
+    .metric("cuelight_http_refused_total")
+    .limit(|c| frontend(c, |f| f.header_timeout.as_secs_f64())),
+    Key::new(
+        "frontend.request_timeout_s",
+        seconds(0.01, 30.0 * DAY_S),
+        Is("600"),
+        "longest life of a request",
+    )
+    .metric("cuelight_request_duration_seconds")
+    .limit(|c| frontend(c, |f| f.request_timeout.as_secs_f64())),
+    Key::new(
+        "frontend.stream_buffer_bytes",
+        whole(4096, 1024 * MIB),
+        Is("1048576"),
+        "unread bytes of one stream before its client is cut off",
+    )
+    .advice("1048576 is 1 MiB")
+    .metric("cuelight_stream_backlog_bytes")
+    .limit(|c| frontend(c, |f| f.stream_buffer_bytes as f64)),
+    Key::new(
+        "frontend.retry_after_s",
+        seconds(0.0, DAY_S),
+        Is("1"),
+        "what 429 and 503 advise in `Retry-After`, rounded up to whole seconds",
+    ),
+    Key::new(
+        "frontend.no_rank_wait_s",
+        seconds(0.0, DAY_S),
+        Is("10"),
+        "how long a request whose rank was lost waits for another",
+    )
+    .limit(|c| frontend(c, |f| f.no_rank_wait.as_secs_f64())),
+    Key::new(
+        "frontend.migration_limit",
+        whole(0, 1000),
+        Is("3"),
+        "how often one choice may be placed again",
+    )
+    .metric("cuelight_migrations_total")
+    .limit(|c| frontend(c, |f| f.migration_limit.into())),
+    Key::new(
+        "frontend.tokenizer_threads",
+        whole(1, 1024),
+        Words("half the number of cores, at least 1"),
+        "threads for long prompts",
+    )
+    .advice("leave it out to follow the number of cores")
+    .limit(|c| frontend(c, |f| f.tokenizer_threads as f64)),
+    Key::new(
+        "frontend.tokenizer_queue",
+        whole(1, 1_000_000),
+        Is("1024"),
+        "long prompts that wait for such a thread; one more gets 429",
+    )
+    .metric("cuelight_tokenizer_queue")
+    .limit(|c| frontend(c, |f| f.tokenizer_queue as f64)),
+    Key::new(
+        "frontend.template_fuel",
+        whole(1000, 1_000_000_000_000),
+        Is("5000000"),
+        "instructions that a chat template may run",
+    )
+    .limit(|c| frontend(c, |f| f.template_fuel as f64)),
+    Key::new(
+        "worker.model",
+        Kind::Path,
+        Words("the shipped `models/cuelight-tiny`"),
+        "directory of a Hugging Face checkpoint",
+    ),
+    Key::new(
+        "worker.served_name",
+        Kind::Text,
+        Words("the directory's name"),
+        "the name that clients ask for",
+    ),
+    Key::new(
+        "worker.engine",
+        Kind::Choice(&["native", "sim"]),
+        Is("native"),
+        "`native` computes on the CPU; `sim` invents tokens with the timing of `worker.sim`",
+    ),
+    Key::new("worker.threads", whole(1, 1024), Words(CORES), "threads that compute")
+        .advice("leave it out to follow the number of cores")
+        .limit(|c| worker(c, |w| w.threads as f64)),
+    Key::new(
+        "worker.block_tokens",
+        Kind::Whole { min: 16, max: 1024, step: 16 },
+        Is("16"),
+        "tokens in a KV block",
+    )
+    .advice("16 suits most models")
+    .limit(|c| worker(c, |w| w.block_tokens as f64)),
+    Key::new(
+        "worker.kv_blocks",
+        whole(1, u32::MAX as u64),
+        Words("as many as fit into `worker.kv_memory_mib`"),
+        "KV blocks in the pool; not together with `worker.kv_memory_mib`",
+    )
+    .metric("cuelight_kv_blocks_used")
+    .limit(|c| c.worker.as_ref()?.kv_blocks.map(f64::from)),
+    Key::new("worker.kv_memory_mib", whole(1, 64 * MIB), Is("1024"), "memory of the KV pool in MiB")
+        .metric("cuelight_kv_blocks_used")
+        .limit(|c| {
+            let worker = c.worker.as_ref().filter(|w| w.kv_blocks.is_none())?;
+            Some((worker.kv_memory_bytes / MIB) as f64)
+        }),
+    Key::new(
+        "worker.max_context",
+        whole(1, 1 << 30),
+        Words("the model's own"),
+        "cap on the model's context in tokens",
+    )
+    .limit(|c| c.worker.as_ref()?.max_context.map(|tokens| tokens as f64)),
+    Key::new("worker.max_running", whole(1, 65_536), Is("256"), "legs in one step")
+        .metric("cuelight_running")
+        .limit(|c| worker(c, |w| w.max_running as f64)),
+    Key::new(
+        "worker.max_waiting",
+        whole(1, 1_000_000),
+        Is("4096"),
+        "legs in a rank's queue; one more is refused",
+    )
+    .metric("cuelight_waiting")
+    .limit(|c| worker(c, |w| w.max_waiting as f64)),
+    Key::new(
+        "worker.max_batch_tokens",
+        whole(1, MIB),
+        Is("512"),
+        "prompt and output tokens in one step; at least `worker.max_running`",
+    )
+    .limit(|c| worker(c, |w| w.max_batch_tokens as f64)),
+    Key::new(
+        "worker.prefix_cache",
+        Kind::Switch,
+        Is("true"),
+        "whether KV blocks are found again by the tokens they hold",
+    ),
+    Key::new(
+        "worker.stream_frames",
+        whole(1, 4096),
+        Is("16"),
+        "step frames that a token stream may hold before the next ones are merged",
+    )
+    .limit(|c| worker(c, |w| w.stream_frames as f64)),
+    Key::new(
+        "worker.step_timeout_s",
+        seconds(0.01, DAY_S),
+        Is("60"),
+        "a step that takes longer loses the worker",
+    )
+    .metric("cuelight_step_seconds")
+    .limit(|c| worker(c, |w| w.step_timeout.as_secs_f64())),
+    Key::new("worker.sim.step_us", micros(1e9), Is("0"), "time of every step of `sim`"),
+    Key::new("worker.sim.prefill_us_per_token", micros(1e9), Is("0"), "and for each prompt token"),
+    Key::new("worker.sim.decode_us_per_leg", micros(1e9), Is("0"), "and for each decoding leg"),
+    Key::new(
+        "worker.sim.speedup",
+        Kind::Decimal { min: 1e-6, max: 1e9 },
+        Is("1.0"),
+        "divides all these times",
+    ),
+    Key::new("worker.sim.seed", whole(0, u64::MAX), Is("0"), "seed of the invented tokens"),
+    Key::new(
+        "supervision.restarts",
+        whole(0, 1000),
+        Is("3"),
+        "restarts of one part within the window before its supervisor gives up",
+    )
+    .metric("cuelight_restarts_total")
+    .limit(|c| Some(c.supervision.restarts as f64)),
+    Key::new("supervision.window_s", seconds(0.1, DAY_S), Is("60"), "the window"),
+    Key::new(
+        "supervision.delay_ms",
+        Kind::Time { unit: Millis, min: 0.0, max: 60_000.0 },
+        Is("50"),
+        "wait before the first restart; doubles with each one in the window",
+    ),
+    Key::new(
+        "faults.enabled",
+        Kind::Switch,
+        Is("false"),
+        "whether `/debug/faults` exists; for tests only",
+    ),
+];

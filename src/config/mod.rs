@@ -1,0 +1,244 @@
+//! The configuration: one YAML file, `--set key=value` over it, everything checked at once.
+//!
+//! Only [`load`] makes a [`Config`], so holding one is proof that it was checked. Every limit
+//! lives here with its default; docs and README list the same keys (a test compares them).
+
+mod build;
+mod error;
+mod files;
+mod host;
+mod keys;
+mod read;
+mod reference;
+mod schema;
+mod value;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use error::{ConfigErrors, Origin, Problem};
+pub use read::{Profile, load};
+pub use reference::reference;
+
+/// What may run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Config {
+    /// `node:`
+    pub node: Node,
+    /// `log:`
+    pub log: Log,
+    /// `frontend:`; absent on a node without a front end.
+    pub frontend: Option<Frontend>,
+    /// `worker:`; absent on a node without a worker.
+    pub worker: Option<Worker>,
+    /// `supervision:`
+    pub supervision: Supervision,
+    /// `faults:`
+    pub faults: Faults,
+}
+
+impl Config {
+    /// Every configured limit that holds: key and value in the key's own unit, for
+    /// [`crate::metrics::Metrics::set_limits`].
+    pub fn limits(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
+        schema::KEYS.iter().filter_map(|key| Some((key.name, (key.limit?)(self)?)))
+    }
+}
+
+/// `node:` the process.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Node {
+    /// `node.name`: shown in the tree. Default: the host's name.
+    pub name: String,
+    /// `node.drain_timeout_s`: how long running requests may go on after SIGTERM. Default 30 s.
+    pub drain_timeout: Duration,
+    /// `node.runtime_threads`: tokio threads that serve clients. Default: the number of cores.
+    pub runtime_threads: usize,
+}
+
+/// `log:` what is written to standard error, and traces.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Log {
+    /// `log.format`: `text` or `json`. Default `text`.
+    pub format: LogFormat,
+    /// `log.level`: a level or a filter such as `info,cuelight::engine=debug`. Default `info`.
+    pub level: String,
+    /// `log.otlp_endpoint`: where to send spans by OTLP over HTTP. Default: nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// `log.otlp_sample`: share of requests that are traced, `0.0..=1.0`. Default 1.0.
+    pub otlp_sample: f64,
+    /// `log.otlp_queue`: spans that wait to be sent; more are dropped. Default 2,048.
+    pub otlp_queue: usize,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// `frontend:` the HTTP side.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Frontend {
+    /// `frontend.http`: address to listen on. Default `127.0.0.1:8000`.
+    pub http: SocketAddr,
+    /// `frontend.tls.cert` and `frontend.tls.key` (PEM files); both or none. Default none.
+    pub tls: Option<Tls>,
+    /// `frontend.api_keys`: SHA-256 digests of accepted keys, `sha256:<64 hex digits>`, or
+    /// `env:NAME` for a key in the environment. Default: no key is asked for.
+    pub api_keys: Vec<ApiKey>,
+    /// `frontend.max_connections`: open client connections; one more waits in the kernel's backlog.
+    /// Default 20,000.
+    pub max_connections: usize,
+    /// `frontend.max_requests`: requests in flight; one more gets 429. Default 4,096.
+    pub max_requests: usize,
+    /// `frontend.max_body_bytes`: largest request body; more gets 413. Default 8 MiB.
+    pub max_body_bytes: usize,
+    /// `frontend.max_choices`: largest `n`, times the prompts of one request. Default 128.
+    pub max_choices: usize,
+    /// `frontend.header_timeout_s`: how long a client may take over its headers and, again, over
+    /// its body. Default 30 s.
+    pub header_timeout: Duration,
+    /// `frontend.request_timeout_s`: longest life of a request. Default 600 s.
+    pub request_timeout: Duration,
+    /// `frontend.stream_buffer_bytes`: unread bytes of one stream before its client is cut off.
+    /// Default 1 MiB.
+    pub stream_buffer_bytes: usize,
+    /// `frontend.retry_after_s`: what 429 and 503 advise. Default 1 s.
+    pub retry_after: Duration,
+    /// `frontend.no_rank_wait_s`: how long a request whose rank was lost waits for another.
+    /// Default 10 s.
+    pub no_rank_wait: Duration,
+    /// `frontend.migration_limit`: how often one choice may be placed again. Default 3.
+    pub migration_limit: u16,
+    /// `frontend.tokenizer_threads`: threads for long prompts. Default: half the cores, at least 1.
+    pub tokenizer_threads: usize,
+    /// `frontend.tokenizer_queue`: long prompts that wait for such a thread; one more gets 429.
+    /// Default 1,024.
+    pub tokenizer_queue: usize,
+    /// `frontend.template_fuel`: instructions that a chat template may run. Default 5,000,000.
+    pub template_fuel: u64,
+}
+
+/// Certificate and key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// PEM file with the certificate chain.
+    pub cert: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// SHA-256 of an accepted API key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(pub [u8; 32]);
+
+impl ApiKey {
+    /// The digest by which this key is known.
+    pub fn of(key: &str) -> Self {
+        value::hash(key)
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ApiKey(..)")
+    }
+}
+
+/// `worker:` the engine side.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Worker {
+    /// `worker.model`: directory of a Hugging Face checkpoint. Default: the shipped model.
+    pub model: PathBuf,
+    /// `worker.served_name`: the name clients ask for. Default: the directory's name.
+    pub served_name: String,
+    /// `worker.engine`: `native` or `sim`. Default `native`.
+    pub engine: EngineKind,
+    /// `worker.threads`: threads that compute. Default: the number of cores.
+    pub threads: usize,
+    /// `worker.block_tokens`: tokens in a KV block, a multiple of 16. Default 16.
+    pub block_tokens: usize,
+    /// `worker.kv_blocks`: KV blocks in the pool; or `worker.kv_memory_mib`, not both.
+    /// Default: by memory.
+    pub kv_blocks: Option<u32>,
+    /// `worker.kv_memory_mib`: memory of the pool. Default 1,024 MiB.
+    pub kv_memory_bytes: u64,
+    /// `worker.max_context`: cap on the model's context in tokens. Default: the model's own.
+    pub max_context: Option<usize>,
+    /// `worker.max_running`: legs in one step. Default 256.
+    pub max_running: usize,
+    /// `worker.max_waiting`: legs in the rank's queue; one more is refused. Default 4,096.
+    pub max_waiting: usize,
+    /// `worker.max_batch_tokens`: prompt and output tokens in one step. Default 512.
+    pub max_batch_tokens: usize,
+    /// `worker.prefix_cache`: whether KV blocks are found again by their tokens. Default true.
+    pub prefix_cache: bool,
+    /// `worker.stream_frames`: step frames that a token stream may hold before the next ones are
+    /// merged. Default 16.
+    pub stream_frames: usize,
+    /// `worker.step_timeout_s`: a step that takes longer loses the worker. Default 60 s.
+    pub step_timeout: Duration,
+    /// `worker.sim`: timing of the `sim` engine.
+    pub sim: Sim,
+}
+
+/// Which engine a worker runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// The embedded CPU engine.
+    Native,
+    /// Computed tokens, configured timing, no weights.
+    Sim,
+}
+
+/// `worker.sim:` how long things take in the `sim` engine, before `speedup`.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Sim {
+    /// `worker.sim.step_us`: every step. Default 0.
+    pub step: Duration,
+    /// `worker.sim.prefill_us_per_token`: each prompt token. Default 0.
+    pub prefill_per_token: Duration,
+    /// `worker.sim.decode_us_per_leg`: each decoding leg. Default 0.
+    pub decode_per_leg: Duration,
+    /// `worker.sim.speedup`: divides all times. Default 1.0.
+    pub speedup: f64,
+    /// `worker.sim.seed`: of the tokens. Default 0.
+    pub seed: u64,
+}
+
+/// `supervision:` how often a part may fail.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Supervision {
+    /// `supervision.restarts`: restarts of one part within the window before its supervisor gives
+    /// up. Default 3.
+    pub restarts: usize,
+    /// `supervision.window_s`: the window. Default 60 s.
+    pub window: Duration,
+    /// `supervision.delay_ms`: before the first restart; doubles with each one in the window.
+    /// Default 50 ms.
+    pub delay: Duration,
+}
+
+/// `faults:` fault injection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Faults {
+    /// `faults.enabled`: whether `/debug/faults` exists. Default false.
+    pub enabled: bool,
+}

@@ -1,0 +1,218 @@
+//! What each key changes, and which files are read; `golden` has what is refused.
+
+mod garbage;
+mod golden;
+
+use std::path::{Path, PathBuf};
+
+use expect_test::{Expect, expect};
+
+use crate::config::host::Host;
+use crate::config::read::{check, load_on};
+use crate::config::schema::{self, KEYS, Kind, Preset};
+use crate::config::*;
+
+const MODEL: &str = "models/cuelight-tiny";
+
+/// A host that is the same everywhere.
+fn host() -> Host {
+    let env = |name: &str| match name {
+        "KEY" => Some("secret\n".into()),
+        "EMPTY" => Some(" ".into()),
+        _ => None,
+    };
+    Host { env, cores: 8, name: "here".into(), models: vec![MODEL.into()] }
+}
+
+fn errors(text: &str, sets: &[&str], profile: Profile) -> String {
+    let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    let file = Some(PathBuf::from("node.yaml"));
+    match check(&host(), text, &sets, profile) {
+        Ok(config) => format!("accepted: {config:?}"),
+        Err(problems) => ConfigErrors { file, problems }.to_string(),
+    }
+}
+
+fn accepted(text: &str, sets: &[&str]) -> Config {
+    let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    check(&host(), text, &sets, Profile::Serve).unwrap_or_else(|p| panic!("{text} {sets:?}: {p:?}"))
+}
+
+#[test]
+fn set_overrides_the_file_and_the_last_one_wins() {
+    let config = accepted(
+        "frontend: {http: '[::1]:1'}\nlog: {level: warn}",
+        &["frontend.http=127.0.0.1:0", "worker.threads=2", "worker.threads=3"],
+    );
+    assert_eq!(config.frontend.unwrap().http, "127.0.0.1:0".parse().unwrap());
+    assert_eq!(config.worker.unwrap().threads, 3);
+    assert_eq!(config.log.level, "warn");
+}
+
+#[test]
+fn a_node_runs_what_its_file_mentions() {
+    let parts = |text: &str| {
+        let config = check(&host(), text, &[], Profile::Node).unwrap();
+        (config.frontend.is_some(), config.worker.is_some())
+    };
+    assert_eq!(parts("frontend:"), (true, false));
+    assert_eq!(parts("worker: {}"), (false, true));
+    assert_eq!(parts("frontend.http: 127.0.0.1:1\nworker.sim.seed: 1"), (true, true));
+    let empty = ["", "# nothing\n", "log: {level: info}"];
+    let errors = empty.map(|text| errors(text, &[], Profile::Node)).join("\n");
+    expect![[r#"
+        node.yaml: 1 problem
+          has neither `frontend` nor `worker`; add a section, may it be empty
+        node.yaml: 1 problem
+          has neither `frontend` nor `worker`; add a section, may it be empty
+        node.yaml: 1 problem
+          has neither `frontend` nor `worker`; add a section, may it be empty"#]]
+    .assert_eq(&errors);
+}
+
+#[test]
+fn files_that_cannot_be_read_say_why() {
+    let dir = std::env::temp_dir().join(format!("cuelight-config-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("node.yaml");
+    let says = |expected: Expect| {
+        let error = load_on(&host(), Some(&file), &[], Profile::Serve).unwrap_err().to_string();
+        expected.assert_eq(&error.replace(&dir.display().to_string(), "DIR"));
+    };
+    says(expect![[r#"
+        DIR/node.yaml: 1 problem
+          cannot be read: No such file or directory (os error 2); see to its path and permissions"#]]);
+    std::fs::write(&file, b"# fine\nlog: \xff\n").unwrap();
+    says(expect![[r#"
+        DIR/node.yaml: 1 problem
+          is not UTF-8 (byte 13 in line 2); save it as UTF-8"#]]);
+    std::fs::write(&file, vec![b'#'; (1 << 20) + 1]).unwrap();
+    says(expect![[r#"
+        DIR/node.yaml: 1 problem
+          is larger than 1048576 bytes; is it a configuration?"#]]);
+    std::fs::write(&file, "\u{feff}log: {level: debug}\n").unwrap();
+    let config = load_on(&host(), Some(&file), &[], Profile::Serve).unwrap();
+    assert_eq!(config.log.level, "debug");
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn without_the_shipped_model_the_error_says_where_it_was_looked_for() {
+    let mut host = host();
+    host.models = vec!["/a/models/cuelight-tiny".into(), "/b/models/cuelight-tiny".into()];
+    let problems = check(&host, "", &[], Profile::Serve).unwrap_err();
+    expect![[r#"
+        configuration: 1 problem
+          default: worker.model: the shipped model was not found in /a/models/cuelight-tiny, /b/models/cuelight-tiny; name a directory with --model DIR"#]].assert_eq(&ConfigErrors { file: None, problems }.to_string());
+    assert!(
+        check(&host, "", &[&format!("worker.model={MODEL}")].map(String::from), Profile::Serve)
+            .is_ok()
+    );
+}
+
+/// A valid value that is not the default.
+fn another(key: &schema::Key) -> String {
+    match (key.kind, key.name) {
+        (Kind::Whole { .. }, "worker.max_batch_tokens") => "777".into(),
+        (Kind::Whole { .. }, "worker.max_running") => "77".into(),
+        (Kind::Whole { min, step, .. }, _) => (min.max(step) + 5 * step).to_string(),
+        (Kind::Decimal { .. }, _) => "0.25".into(),
+        (Kind::Time { .. }, _) => "12.5".into(),
+        (Kind::Switch, _) => "true".into(),
+        (Kind::Choice(words), _) => words[1].into(),
+        (Kind::Text, _) => "something".into(),
+        (Kind::Filter, _) => "warn,cuelight=debug".into(),
+        (Kind::Url, _) => "http://127.0.0.1:1".into(),
+        (Kind::Address, _) => "127.0.0.1:1".into(),
+        (Kind::Path, "worker.model") => "models/cuelight-tiny-draft".into(),
+        (Kind::Path, _) => "tests/none.pem".into(),
+        (Kind::ApiKeys, _) => "env:KEY".into(),
+    }
+}
+
+#[test]
+fn every_key_changes_the_configuration() {
+    let default = accepted("", &[]);
+    for key in KEYS.iter().filter(|key| !key.name.starts_with("frontend.tls.")) {
+        let config = accepted("", &[&format!("{}={}", key.name, another(key))]);
+        assert_ne!(config, default, "{} has no effect", key.name);
+    }
+}
+
+#[test]
+fn every_default_that_is_a_value_keeps_its_own_rule_and_changes_nothing() {
+    let default = accepted("", &[]);
+    let (sets, pool): (Vec<_>, Vec<_>) = KEYS
+        .iter()
+        .filter_map(|key| match key.default {
+            Preset::Is(value) => Some(format!("{}={value}", key.name)),
+            Preset::Words(_) => None,
+        })
+        .partition(|set| !set.starts_with("worker.kv_"));
+    let config = check(&host(), "", &sets, Profile::Serve).unwrap();
+    assert_eq!(config, default);
+    assert_eq!(check(&host(), "", &pool, Profile::Serve).unwrap(), default);
+}
+
+#[test]
+fn limits_are_in_the_unit_of_their_keys() {
+    let default = accepted("", &[]);
+    for (name, limit) in default.limits() {
+        if let Preset::Is(value) = schema::key(name).unwrap().default {
+            assert_eq!(value.parse::<f64>().unwrap(), limit, "{name}");
+        }
+    }
+    let of = |config: &Config, name| config.limits().find(|(key, _)| *key == name);
+    assert_eq!(of(&default, "worker.threads"), Some(("worker.threads", 8.0)));
+    assert_eq!(of(&default, "worker.kv_blocks"), None);
+    let blocks = accepted("", &["worker.kv_blocks=9"]);
+    assert_eq!(of(&blocks, "worker.kv_blocks"), Some(("worker.kv_blocks", 9.0)));
+    assert_eq!(of(&blocks, "worker.kv_memory_mib"), None);
+}
+
+#[test]
+fn metrics_that_keys_point_to_exist() {
+    let metrics = crate::metrics::Metrics::new();
+    let _handles = (metrics.model("m"), metrics.worker("w", crate::ids::RankIndex(0)));
+    metrics.restarted("worker");
+    metrics.set_limits(accepted("", &[]).limits());
+    let text = metrics.encode();
+    for key in KEYS.iter().filter(|key| !key.metric.is_empty()) {
+        let family = key.metric.trim_end_matches("_total");
+        assert!(text.contains(&format!("# TYPE {family} ")), "{} of {}", key.metric, key.name);
+    }
+    assert!(text.contains("cuelight_limit{key=\"frontend.max_requests\"} 4096.0"), "{text}");
+}
+
+/// Files that repeat the reference word for word.
+const HOLDERS: &[&str] = &["docs/configuration.md"];
+
+#[test]
+fn the_docs_repeat_the_generated_reference() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for holder in HOLDERS {
+        let text = std::fs::read_to_string(root.join(holder)).unwrap();
+        let has = text.contains(&reference());
+        assert!(has, "{holder} differs from `cuelight check --reference`; copy its output there");
+    }
+}
+
+#[test]
+fn every_shipped_configuration_can_be_loaded() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let mut files = 0;
+    for entry in std::fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        let config = load_on(&host(), Some(&path), &[], Profile::Node);
+        config.unwrap_or_else(|errors| panic!("{errors}"));
+        files += 1;
+    }
+    assert!(files >= 2, "{files}");
+}
+
+#[test]
+fn serve_yaml_says_the_defaults() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/serve.yaml");
+    let config = load_on(&host(), Some(&file), &[], Profile::Serve).unwrap();
+    assert_eq!(config, accepted("", &[]));
+}

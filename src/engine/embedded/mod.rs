@@ -1,0 +1,230 @@
+//! `Embedded`: an [`Engine`] made of a [`Model`], the scheduler, the block pool and the sampler.
+//!
+//! A leg ends in exactly one of: a token with `finish`, an entry in `failed`, an abort, or the loss
+//! of the whole engine.
+
+#[cfg(test)]
+mod tests;
+
+use super::blocks::HashKey;
+use super::model::{Batch, Model, Produced, Shape};
+use super::sample::{History, MAX_TOP_LOGPROBS, Position, Sampler};
+use super::schedule::{Limits, Scheduler, Sequence};
+use super::{
+    Candidate, Description, Engine, EngineError, FinishReason, Leg, Load, StepOutput,
+    TokenLogprobs, TokenOut,
+};
+use crate::ids::LegId;
+
+/// What a row of a step comes to: a token, or the end of its leg.
+type Chosen = Result<(u32, Option<Box<TokenLogprobs>>), EngineError>;
+
+/// Drives one model with continuous batching.
+#[derive(Debug)]
+pub struct Embedded<M> {
+    model: M,
+    shape: Shape,
+    scheduler: Scheduler,
+    sampler: Sampler,
+    /// By slot; only legs with penalties have one.
+    histories: Vec<Option<Box<History>>>,
+    batch: Batch,
+    /// Why nothing runs any more.
+    lost: Option<EngineError>,
+}
+
+impl<M: Model> Embedded<M> {
+    /// An engine around `model`. Limits below their minimum are raised to it; nodes that are to find
+    /// each other's blocks share `key`.
+    pub fn new(model: M, limits: Limits, key: &HashKey) -> Self {
+        let shape = model.shape();
+        Self {
+            scheduler: Scheduler::new(shape, limits, key),
+            model,
+            shape,
+            sampler: Sampler::default(),
+            histories: Vec::new(),
+            batch: Batch::default(),
+            lost: None,
+        }
+    }
+
+    /// The model.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// Remembers that the engine is lost: its KV is undefined from here on.
+    fn lose(&mut self, error: EngineError) -> EngineError {
+        let error = match error {
+            EngineError::Lost { .. } => error,
+            other => EngineError::Lost { during: "a forward pass", detail: other.to_string() },
+        };
+        self.lost = Some(error.clone());
+        error
+    }
+}
+
+impl<M: Model> Engine for Embedded<M> {
+    fn describe(&self) -> Description {
+        let limits = self.scheduler.limits();
+        Description {
+            kind: self.model.kind(),
+            context: self.shape.context,
+            vocab: self.shape.vocab,
+            block_tokens: self.shape.block_tokens,
+            blocks: self.shape.blocks,
+            block_bytes: self.shape.block_bytes,
+            max_running: limits.max_running,
+            max_waiting: limits.max_waiting,
+        }
+    }
+
+    fn admit(&mut self, leg: Leg) -> Result<(), EngineError> {
+        if let Some(lost) = &self.lost {
+            return Err(lost.clone());
+        }
+        let Some(slot) = self.scheduler.admit(leg)? else { return Ok(()) };
+        let leg = &self.scheduler.sequence(slot).leg;
+        let history = History::is_needed(&leg.sampling).then(|| {
+            let (prompt, output) = leg.tokens.split_at(leg.prompt_len);
+            Box::new(History::new(&leg.sampling, prompt, output))
+        });
+        let slot = slot as usize;
+        if self.histories.len() <= slot {
+            self.histories.resize(slot + 1, None);
+        }
+        self.histories[slot] = history;
+        Ok(())
+    }
+
+    fn abort(&mut self, leg: LegId) {
+        if let Some(slot) = self.scheduler.abort(leg) {
+            self.histories[slot as usize] = None;
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        self.scheduler.has_work()
+    }
+
+    fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {
+        out.clear();
+        if let Some(lost) = &self.lost {
+            return Err(lost.clone());
+        }
+        self.scheduler.plan(&mut self.batch, &mut out.started);
+        debug_assert_eq!(self.batch.spans.is_empty(), !self.has_work(), "a step makes progress");
+        if !self.batch.spans.is_empty() {
+            let done = Step {
+                vocab: self.shape.vocab,
+                scheduler: &mut self.scheduler,
+                sampler: &mut self.sampler,
+                histories: &mut self.histories,
+                out,
+            };
+            if let Err(error) = self.model.forward(&self.batch).and_then(|rows| done.finish(rows)) {
+                return Err(self.lose(error));
+            }
+            out.computed_tokens = self.batch.tokens.len();
+        }
+        self.scheduler.drain_events(&mut out.kv_events);
+        Ok(())
+    }
+
+    fn load(&self) -> Load {
+        self.scheduler.load()
+    }
+}
+
+/// One computed step on its way into a [`StepOutput`].
+struct Step<'a> {
+    vocab: usize,
+    scheduler: &'a mut Scheduler,
+    sampler: &'a mut Sampler,
+    histories: &'a mut [Option<Box<History>>],
+    out: &'a mut StepOutput,
+}
+
+impl Step<'_> {
+    /// Chooses a token for every leg whose tokens are all computed.
+    fn finish(mut self, mut produced: Produced<'_>) -> Result<(), EngineError> {
+        let wanted = self.scheduler.planned().iter().filter(|one| one.wants_logits).count();
+        let (got, per_leg) = match &produced {
+            Produced::Logits(logits) => (logits.len(), self.vocab),
+            Produced::Tokens(tokens) => (tokens.len(), 1),
+        };
+        if got != wanted * per_leg {
+            let detail = format!("the model gave {got} numbers for {wanted} legs of {per_leg}");
+            return Err(EngineError::Lost { during: "a forward pass", detail });
+        }
+        self.scheduler.computed();
+        let mut row = 0;
+        for place in 0..self.scheduler.planned().len() {
+            let planned = self.scheduler.planned()[place];
+            if !planned.wants_logits {
+                continue;
+            }
+            let seq = self.scheduler.sequence(planned.slot);
+            let chosen = match &mut produced {
+                Produced::Tokens(tokens) => given(tokens[row], self.vocab, seq),
+                Produced::Logits(logits) => {
+                    let logits = &mut logits[row * self.vocab..(row + 1) * self.vocab];
+                    let position = Position { choice: seq.leg.choice, index: seq.output_len() };
+                    let history = self.histories[planned.slot as usize].as_deref();
+                    self.sampler.sample(logits, &seq.leg.sampling, history, position)
+                }
+            };
+            row += 1;
+            self.deliver(planned.slot, chosen);
+        }
+        Ok(())
+    }
+
+    /// Hands a token out, or the leg's failure, and forgets the leg if that was its end.
+    fn deliver(&mut self, slot: u32, chosen: Chosen) {
+        let finished = match chosen {
+            Ok((token, logprobs)) => {
+                let seq = self.scheduler.push_token(slot, token);
+                let finish = finish_reason(seq, token);
+                self.out.tokens.push(TokenOut { leg: seq.leg.id, token, logprobs, finish });
+                if let Some(history) = &mut self.histories[slot as usize] {
+                    history.push(token);
+                }
+                finish.is_some()
+            }
+            Err(error) => {
+                self.out.failed.push((self.scheduler.sequence(slot).leg.id, error));
+                true
+            }
+        };
+        if finished {
+            self.scheduler.end(slot);
+            self.histories[slot as usize] = None;
+        }
+    }
+}
+
+/// A token from a model that does not give logits: as if its probability were 1.
+fn given(token: u32, vocab: usize, seq: &Sequence) -> Chosen {
+    if token as usize >= vocab {
+        return Err(EngineError::BadNumbers { what: "a token outside its vocabulary" });
+    }
+    let logprobs = seq.leg.sampling.logprobs.map(|k| {
+        let top =
+            vec![Candidate { token, logprob: 0.0 }; usize::from(k.min(MAX_TOP_LOGPROBS).min(1))];
+        Box::new(TokenLogprobs { chosen: 0.0, top })
+    });
+    Ok((token, logprobs))
+}
+
+/// Whether `token`, the last of `seq`, ends it.
+fn finish_reason(seq: &Sequence, token: u32) -> Option<FinishReason> {
+    let sampling = &seq.leg.sampling;
+    let stops = (!sampling.ignore_eos && sampling.eos_ids.contains(&token))
+        || sampling.stop_token_ids.contains(&token);
+    if stops && seq.output_len() > sampling.min_tokens as usize {
+        return Some(FinishReason::Stop);
+    }
+    seq.is_full().then_some(FinishReason::Length)
+}

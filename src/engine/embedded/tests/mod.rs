@@ -1,0 +1,207 @@
+//! A driver that checks an engine after every step, and the models and legs it runs.
+
+mod lives;
+mod random;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::*;
+use crate::engine::sample::random_bits;
+use crate::engine::sim::{SimConfig, SimModel};
+use crate::engine::{KvEvent, Sampling};
+use crate::ids::RequestId;
+
+/// Steps after which a test gives up: far more than its legs need.
+const ENOUGH_STEPS: usize = 20_000;
+
+fn sim(blocks: u32) -> SimConfig {
+    let shape = Shape { context: 96, vocab: 64, block_tokens: 4, blocks, block_bytes: 1 };
+    SimConfig { shape, answers: 8..64, eos: Some((2, 40)), attend: true, ..SimConfig::default() }
+}
+
+/// A model of logits: 64 of them, a function of the text so far.
+#[derive(Debug)]
+struct LogitModel {
+    sim: SimModel,
+    logits: Vec<f32>,
+    /// Token that makes a row NaN when it is what the simulated model would say.
+    poison: Option<u32>,
+    fail: bool,
+    /// All tokens are equally likely.
+    flat: bool,
+}
+
+impl LogitModel {
+    fn new(blocks: u32) -> Self {
+        let sim = SimModel::new(SimConfig { answers: 0..1 << 30, eos: None, ..sim(blocks) });
+        Self { sim, logits: Vec::new(), poison: None, fail: false, flat: false }
+    }
+}
+
+impl Model for LogitModel {
+    fn kind(&self) -> &'static str {
+        "logits"
+    }
+
+    fn shape(&self) -> Shape {
+        self.sim.shape()
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Produced<'_>, EngineError> {
+        if self.fail {
+            return Err(EngineError::EmptyPrompt); // nothing a model should say here
+        }
+        self.logits.clear();
+        let Produced::Tokens(names) = self.sim.forward(batch)? else { panic!("sim gives tokens") };
+        for &name in names {
+            let bits = |i| random_bits(name.into(), 0, i) >> 40;
+            self.logits.extend((0..64).map(|i| bits(i) as f32 / (1 << 21) as f32));
+            if self.flat {
+                self.logits.fill(0.0);
+            }
+            if self.poison.is_some_and(|poison| name % 64 == poison) {
+                *self.logits.last_mut().unwrap() = f32::NAN;
+            }
+        }
+        Ok(Produced::Logits(&mut self.logits))
+    }
+}
+
+/// An engine and everything it ever said about each leg.
+struct Driver<M: Model> {
+    engine: Embedded<M>,
+    out: StepOutput,
+    live: HashSet<LegId>,
+    outputs: HashMap<LegId, Vec<u32>>,
+    ends: HashMap<LegId, FinishReason>,
+    failed: Vec<(LegId, EngineError)>,
+    findable: HashSet<crate::ids::BlockHash>,
+    cached: HashMap<LegId, u32>,
+    computed: usize,
+}
+
+impl<M: Model> Driver<M> {
+    fn new(model: M, limits: Limits) -> Self {
+        Self {
+            engine: Embedded::new(model, limits, &HashKey::default()),
+            out: StepOutput::default(),
+            live: HashSet::new(),
+            outputs: HashMap::new(),
+            ends: HashMap::new(),
+            failed: Vec::new(),
+            findable: HashSet::new(),
+            cached: HashMap::new(),
+            computed: 0,
+        }
+    }
+
+    fn admit(&mut self, leg: Leg) -> Result<(), EngineError> {
+        let id = leg.id;
+        self.engine.admit(leg)?;
+        self.live.insert(id);
+        Ok(())
+    }
+
+    fn abort(&mut self, id: LegId) {
+        self.engine.abort(id);
+        self.live.remove(&id);
+        self.engine.scheduler.check().unwrap();
+    }
+
+    /// One step, and everything that must hold after it.
+    fn step(&mut self) {
+        self.engine.step(&mut self.out).unwrap();
+        self.engine.scheduler.check().unwrap();
+        assert_eq!(self.engine.has_work(), self.live.len() > self.out_ends());
+        for token in self.out.tokens.drain(..) {
+            assert!(self.live.contains(&token.leg), "{} has ended or never was", token.leg);
+            self.outputs.entry(token.leg).or_default().push(token.token);
+            if let Some(finish) = token.finish {
+                self.live.remove(&token.leg);
+                assert_eq!(self.ends.insert(token.leg, finish), None);
+            }
+        }
+        for (leg, error) in self.out.failed.drain(..) {
+            assert!(self.live.remove(&leg), "{leg} has ended or never was");
+            self.failed.push((leg, error));
+        }
+        for started in &self.out.started {
+            assert_eq!(self.cached.insert(started.leg, started.cached_tokens), None);
+        }
+        for event in &self.out.kv_events {
+            assert!(match event {
+                KvEvent::Stored { hash, parent } =>
+                    parent.is_none_or(|parent| self.findable.contains(&parent))
+                        && self.findable.insert(*hash),
+                KvEvent::Removed { hash } => self.findable.remove(hash),
+            });
+        }
+        self.computed += self.out.computed_tokens;
+    }
+
+    fn out_ends(&self) -> usize {
+        let finished = self.out.tokens.iter().filter(|token| token.finish.is_some()).count();
+        finished + self.out.failed.len()
+    }
+
+    fn run(&mut self) {
+        for _ in 0..ENOUGH_STEPS {
+            if !self.engine.has_work() {
+                let load = self.engine.load();
+                assert_eq!((load.running, load.waiting, load.blocks_used), (0, 0, 0));
+                assert!(self.live.is_empty(), "lost: {:?}", self.live);
+                return;
+            }
+            self.step();
+        }
+        panic!("no end after {ENOUGH_STEPS} steps: {:?}", self.live);
+    }
+}
+
+fn limits(max_running: usize, max_batch_tokens: usize) -> Limits {
+    Limits { max_running, max_waiting: 1000, max_batch_tokens, prefix_cache: true }
+}
+
+fn id(request: u64) -> LegId {
+    LegId { request: RequestId(request), choice: 0, attempt: 0 }
+}
+
+fn leg(request: u64, tokens: Vec<u32>, max_tokens: u32, sampling: &Arc<Sampling>) -> Leg {
+    Leg {
+        id: id(request),
+        prompt_len: tokens.len(),
+        tokens,
+        max_tokens,
+        choice: 0,
+        sampling: Arc::clone(sampling),
+        salt: 0,
+    }
+}
+
+fn greedy() -> Arc<Sampling> {
+    Arc::new(Sampling { eos_ids: vec![2], ..Sampling::default() })
+}
+
+/// What the simulated model says, by definition.
+fn expected(config: &SimConfig, leg: &Leg) -> (Vec<u32>, FinishReason) {
+    let mut tokens = leg.tokens.clone();
+    loop {
+        let token = config.next_token(&tokens);
+        tokens.push(token);
+        let output = tokens.len() - leg.prompt_len;
+        let finish = if token == 2 && output > leg.sampling.min_tokens as usize {
+            FinishReason::Stop
+        } else if output >= leg.max_tokens as usize || tokens.len() >= config.shape.context {
+            FinishReason::Length
+        } else {
+            continue;
+        };
+        return (tokens.split_off(leg.tokens.len()), finish);
+    }
+}
+
+/// One of a few prompts that share prefixes.
+fn prompt(which: usize, len: usize) -> Vec<u32> {
+    (0..len).map(|i| ((i * 7 + if i < 11 { 0 } else { which % 3 }) % 64) as u32).collect()
+}

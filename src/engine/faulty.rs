@@ -1,0 +1,223 @@
+//! `Faulty`: an engine around an engine that fails on demand, for fault injection and tests.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::{Description, Engine, EngineError, Leg, Load, StepOutput};
+use crate::ids::LegId;
+
+/// What happens instead of, or before, the next step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The step panics.
+    Panic,
+    /// The step returns [`EngineError::Lost`].
+    Fail,
+    /// The step starts only after [`FaultHandle::release`], or after this time at the latest.
+    Hang(Duration),
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    next: Option<Fault>,
+    slow: Duration,
+    released: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Whether `faults` asks for anything: all that a healthy step looks at.
+    armed: AtomicBool,
+    faults: Mutex<Faults>,
+    release: Condvar,
+}
+
+/// Causes faults in one engine, from any thread; clones act on the same engine.
+#[derive(Clone, Debug, Default)]
+pub struct FaultHandle(Arc<Shared>);
+
+impl FaultHandle {
+    /// Arms a fault for the next step, in place of one that is armed already.
+    pub fn inject(&self, fault: Fault) {
+        self.change(|faults| (faults.next, faults.released) = (Some(fault), false));
+    }
+
+    /// Makes every step from now on wait this long first; zero ends it.
+    pub fn slow_each_step(&self, by: Duration) {
+        self.change(|faults| faults.slow = by);
+    }
+
+    /// Ends a hang, or disarms one that has not begun.
+    pub fn release(&self) {
+        self.change(|faults| {
+            faults.released = true;
+            faults.next = faults.next.filter(|fault| !matches!(fault, Fault::Hang(_)));
+        });
+        self.0.release.notify_all();
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Faults)) {
+        let mut faults = self.lock();
+        edit(&mut faults);
+        let armed = faults.next.is_some() || !faults.slow.is_zero();
+        self.0.armed.store(armed, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Faults> {
+        self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lives through what is armed, before a step.
+    fn suffer(&self) -> Result<(), EngineError> {
+        if !self.0.armed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (mut fault, mut slow) = (None, Duration::ZERO);
+        self.change(|faults| (fault, slow) = (faults.next.take(), faults.slow));
+        if !slow.is_zero() {
+            thread::sleep(slow);
+        }
+        match fault {
+            None => Ok(()),
+            Some(Fault::Panic) => panic!("injected fault: a panic in the engine's step"),
+            Some(Fault::Fail) => {
+                Err(EngineError::Lost { during: "a step", detail: "injected fault".to_owned() })
+            }
+            Some(Fault::Hang(limit)) => {
+                let hung = |faults: &mut Faults| !faults.released;
+                drop(self.0.release.wait_timeout_while(self.lock(), limit, hung));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// An engine with faults to order; without any, a step costs one atomic load more.
+#[derive(Debug)]
+pub struct Faulty<E> {
+    engine: E,
+    handle: FaultHandle,
+    /// A failed step is a lost engine, and stays one.
+    lost: Option<EngineError>,
+}
+
+impl<E: Engine> Faulty<E> {
+    /// Puts `engine` under the power of `handle`.
+    pub fn new(engine: E, handle: FaultHandle) -> Self {
+        Self { engine, handle, lost: None }
+    }
+}
+
+impl<E: Engine> Engine for Faulty<E> {
+    fn describe(&self) -> Description {
+        self.engine.describe()
+    }
+
+    fn admit(&mut self, leg: Leg) -> Result<(), EngineError> {
+        match &self.lost {
+            Some(lost) => Err(lost.clone()),
+            None => self.engine.admit(leg),
+        }
+    }
+
+    fn abort(&mut self, leg: LegId) {
+        self.engine.abort(leg);
+    }
+
+    fn has_work(&self) -> bool {
+        self.engine.has_work()
+    }
+
+    fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {
+        if self.lost.is_none() {
+            self.lost = self.handle.suffer().err();
+        }
+        match &self.lost {
+            Some(lost) => Err(lost.clone()),
+            None => self.engine.step(out),
+        }
+    }
+
+    fn load(&self) -> Load {
+        self.engine.load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::engine::blocks::HashKey;
+    use crate::engine::embedded::Embedded;
+    use crate::engine::schedule::Limits;
+    use crate::engine::sim::{SimConfig, SimModel};
+
+    fn engine() -> (Faulty<Embedded<SimModel>>, FaultHandle) {
+        let handle = FaultHandle::default();
+        let model = SimModel::new(SimConfig::default());
+        let engine = Embedded::new(model, Limits::default(), &HashKey::default());
+        (Faulty::new(engine, handle.clone()), handle)
+    }
+
+    #[test]
+    fn a_failed_step_loses_the_engine_for_good() {
+        let (mut engine, handle) = engine();
+        let mut out = StepOutput::default();
+        engine.step(&mut out).unwrap();
+        handle.inject(Fault::Fail);
+        let first = engine.step(&mut out).unwrap_err();
+        assert_eq!(engine.step(&mut out), Err(first));
+    }
+
+    #[test]
+    fn a_panic_happens_once() {
+        let (mut engine, handle) = engine();
+        handle.inject(Fault::Panic);
+        let mut out = StepOutput::default();
+        assert!(catch_unwind(AssertUnwindSafe(|| engine.step(&mut out))).is_err());
+        assert_eq!(engine.step(&mut out), Ok(()));
+    }
+
+    #[test]
+    fn a_hang_ends_when_released_and_at_its_limit() {
+        let (mut engine, handle) = engine();
+        let mut out = StepOutput::default();
+        let hour = Duration::from_secs(3600);
+        handle.inject(Fault::Hang(hour));
+        let start = Instant::now();
+        thread::scope(|scope| {
+            let hung = scope.spawn(|| engine.step(&mut StepOutput::default()));
+            while handle.lock().next.is_some() {
+                thread::yield_now(); // until the step has taken the fault
+            }
+            handle.release();
+            assert_eq!(hung.join().unwrap(), Ok(()));
+        });
+        assert!(start.elapsed() < hour);
+
+        let short = Duration::from_millis(5);
+        handle.inject(Fault::Hang(short));
+        let start = Instant::now();
+        engine.step(&mut out).unwrap();
+        assert!(start.elapsed() >= short);
+    }
+
+    #[test]
+    fn slowness_lasts_until_it_is_taken_back() {
+        let (mut engine, handle) = engine();
+        let mut out = StepOutput::default();
+        let slow = Duration::from_millis(3);
+        handle.slow_each_step(slow);
+        for _ in 0..2 {
+            let start = Instant::now();
+            engine.step(&mut out).unwrap();
+            assert!(start.elapsed() >= slow);
+        }
+        handle.slow_each_step(Duration::ZERO);
+        assert!(!handle.0.armed.load(Ordering::Acquire));
+    }
+}

@@ -1,0 +1,199 @@
+//! `SimModel`: a model that computes tokens from the text so far instead of weights, in the time the
+//! config says. For routing, planning, scale and fault tests, and as an engine that costs nothing.
+//!
+//! Its KV is real: every position of every block keeps a hash of the sequence up to there, and the
+//! next token is a function of that hash. Wrong block tables, stale blocks and blocks of another
+//! sequence therefore give wrong tokens, and a recomputed or moved block gives the same ones.
+
+mod pace;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use super::EngineError;
+use super::model::{Batch, Model, Produced, Shape, Span};
+use crate::ids::BlockId;
+pub use pace::Timing;
+
+/// Multiplies a hash into the next: odd, without pattern (2^64 divided by the golden ratio).
+const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// What a simulated model is like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimConfig {
+    /// Sizes of the model and of its pool.
+    pub shape: Shape,
+    /// Tokens are a function of the text so far and of this.
+    pub seed: u64,
+    /// Ids it answers with; not empty and within the vocabulary.
+    pub answers: Range<u32>,
+    /// The end-of-sequence id, and how many tokens come before it on average; `None` for never.
+    pub eos: Option<(u32, u32)>,
+    /// Whether every span looks at its whole block table, as attention does: costs time, and
+    /// notices a wrong block anywhere in it. Without it only the last block is looked at.
+    pub attend: bool,
+    /// How long steps take.
+    pub timing: Timing,
+}
+
+impl Default for SimConfig {
+    /// As fast as possible, 4,096 blocks of 16 tokens, printable ASCII bytes as ids.
+    fn default() -> Self {
+        Self {
+            shape: Shape {
+                context: 8192,
+                vocab: 4096,
+                block_tokens: 16,
+                blocks: 4096,
+                block_bytes: 16 * size_of::<u64>(),
+            },
+            seed: 0,
+            answers: 32..127,
+            eos: None,
+            attend: false,
+            timing: Timing::default(),
+        }
+    }
+}
+
+/// The hash of a sequence after one more token.
+#[inline(always)]
+fn absorb(before: u64, token: u32) -> u64 {
+    let mixed = (before ^ u64::from(token)).wrapping_mul(MIX);
+    mixed ^ (mixed >> 29)
+}
+
+impl SimConfig {
+    /// The token that follows a sequence with this hash.
+    #[inline(always)]
+    fn answer(&self, hash: u64) -> u32 {
+        // The high half chooses the token, the low half whether this is the end.
+        let mixed = hash.wrapping_mul(MIX);
+        if let Some((eos, after)) = self.eos
+            && (mixed & 0xFFFF_FFFF) * u64::from(after) < (1 << 32)
+        {
+            return eos;
+        }
+        let count = u64::from(self.answers.end - self.answers.start);
+        self.answers.start + (((mixed >> 32) * count) >> 32) as u32
+    }
+
+    /// The token that follows `tokens`, by definition: what every engine around this model gives.
+    pub fn next_token(&self, tokens: &[u32]) -> u32 {
+        self.answer(tokens.iter().fold(self.start(), |hash, &token| absorb(hash, token)))
+    }
+
+    /// The hash of the empty sequence.
+    fn start(&self) -> u64 {
+        self.seed ^ MIX
+    }
+}
+
+/// A simulated model and its KV pool.
+#[derive(Debug)]
+pub struct SimModel {
+    config: SimConfig,
+    /// `[blocks, block_tokens]`: the hash of the sequence up to and with this position.
+    kv: Vec<u64>,
+    /// `[blocks]`: the hash of the sequence before the block's first position.
+    before: Vec<u64>,
+    answers: Vec<u32>,
+    pace: pace::Pace,
+}
+
+impl SimModel {
+    /// A model with an empty pool.
+    ///
+    /// # Panics
+    /// If `answers` is empty.
+    pub fn new(config: SimConfig) -> Self {
+        assert!(!config.answers.is_empty(), "a simulated model needs at least one answer");
+        let blocks = config.shape.blocks as usize;
+        Self {
+            kv: vec![0; blocks * config.shape.block_tokens],
+            before: vec![0; blocks],
+            answers: Vec::new(),
+            pace: pace::Pace::new(config.timing),
+            config,
+        }
+    }
+
+    /// What it was made of.
+    pub fn config(&self) -> &SimConfig {
+        &self.config
+    }
+
+    /// Overwrites one block's KV, as a broken transfer would.
+    pub fn corrupt(&mut self, block: BlockId) {
+        let size = self.config.shape.block_tokens;
+        for hash in &mut self.kv[block.0 as usize * size..][..size] {
+            *hash = absorb(*hash, u32::MAX);
+        }
+    }
+
+    /// Writes a span's KV and returns the hash of its sequence.
+    fn run(&mut self, span: &Span, tokens: &[u32], table: &[BlockId]) -> u64 {
+        let size = self.config.shape.block_tokens;
+        let mut hash = self.config.start();
+        if span.start > 0 {
+            let block = table[(span.start - 1) / size].0 as usize;
+            hash = self.kv[block * size + (span.start - 1) % size];
+            if self.config.attend {
+                hash ^= self.flaws(span.start, table);
+            }
+        }
+        let (mut index, mut offset) = (span.start / size, span.start % size);
+        for &token in tokens {
+            let block = table[index].0 as usize;
+            if offset == 0 {
+                self.before[block] = hash;
+            }
+            hash = absorb(hash, token);
+            self.kv[block * size + offset] = hash;
+            offset += 1;
+            if offset == size {
+                (index, offset) = (index + 1, 0);
+            }
+        }
+        hash
+    }
+
+    /// 0 if the blocks before `start` continue each other, something else otherwise.
+    fn flaws(&self, start: usize, table: &[BlockId]) -> u64 {
+        let size = self.config.shape.block_tokens;
+        let mut expected = self.config.start();
+        let mut flaws = 0;
+        for block in &table[..start.div_ceil(size)] {
+            let block = block.0 as usize;
+            flaws |= self.before[block] ^ expected;
+            expected = self.kv[(block + 1) * size - 1];
+        }
+        flaws
+    }
+}
+
+impl Model for SimModel {
+    fn kind(&self) -> &'static str {
+        "sim"
+    }
+
+    fn shape(&self) -> Shape {
+        self.config.shape
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Produced<'_>, EngineError> {
+        self.pace.start();
+        self.answers.clear();
+        for span in &batch.spans {
+            let tokens = &batch.tokens[span.first_row..][..span.rows];
+            let table = &batch.blocks[span.first_block..][..span.blocks];
+            let hash = self.run(span, tokens, table);
+            if span.wants_logits {
+                self.answers.push(self.config.answer(hash));
+            }
+        }
+        self.pace.wait(batch);
+        Ok(Produced::Tokens(&self.answers))
+    }
+}

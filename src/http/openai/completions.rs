@@ -1,0 +1,94 @@
+//! `POST /v1/completions`: from bytes to a checked request.
+
+use super::body::{self, Input};
+use super::common::{self, Common, Limits};
+use super::fields::Fields;
+use crate::http::errors::{ApiError, Problem};
+
+/// A checked completions request, not yet compared with the model's limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompletionRequest {
+    /// What chat has too.
+    pub common: Common,
+    /// At least one.
+    pub prompts: Vec<Prompt>,
+    /// Whether each choice's text begins with its prompt.
+    pub echo: bool,
+}
+
+/// One prompt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prompt {
+    /// To be tokenized.
+    Text(String),
+    /// Token ids, at least one.
+    Ids(Vec<u32>),
+}
+
+/// Parses and checks a request body.
+///
+/// # Errors
+/// Malformed JSON, or the first parameter that is missing, of a wrong type, out of range, or asks
+/// for what is not supported.
+pub fn parse(bytes: &[u8], limits: Limits) -> Result<CompletionRequest, ApiError> {
+    let parsed = body::parse(bytes, "prompt")?;
+    let fields = Fields::new(&parsed.fields);
+    let mut common = common::read(fields, limits, true)?;
+    common.sampling.logprobs = common::logprobs_count(fields, "logprobs")?;
+    let echo = fields.flag("echo")?.unwrap_or(false);
+    if echo && common.sampling.logprobs.is_some() {
+        let rule = "is not supported together with logprobs: log probabilities of prompt tokens \
+                    are not computed; leave out one of them";
+        return Err(fields.problem(Problem::Unsupported, "echo", rule));
+    }
+    if fields.text("suffix")?.is_some_and(|suffix| !suffix.is_empty()) {
+        let rule = "is not supported: the models served here only continue text; leave it out";
+        return Err(fields.problem(Problem::Unsupported, "suffix", rule));
+    }
+    if fields.integer("best_of", 0, i64::MAX)?.is_some_and(|n| n > 1 && n as usize != common.n) {
+        let rule = "is not supported; only 1 or the value of n is";
+        return Err(fields.problem(Problem::Unsupported, "best_of", rule));
+    }
+    let prompts = prompts(parsed.input)?;
+    let choices = prompts.len().saturating_mul(common.n);
+    if choices > limits.max_choices {
+        let text = format!(
+            "{} prompts × n = {} are {choices} choices: at most {} are allowed in one request \
+             (frontend.max_choices)",
+            prompts.len(),
+            common.n,
+            limits.max_choices
+        );
+        return Err(ApiError::of(Problem::InvalidValue, "prompt", text));
+    }
+    Ok(CompletionRequest { common, prompts, echo })
+}
+
+fn prompts(input: Option<Input>) -> Result<Vec<Prompt>, ApiError> {
+    const RULE: &str =
+        "must be a string, an array of strings, an array of token ids or an array of such arrays";
+    let empty = || {
+        let text = "prompt is empty: give at least one token of text";
+        ApiError::of(Problem::InvalidValue, "prompt", text)
+    };
+    let prompts: Vec<_> = match input {
+        None => {
+            let text = format!("prompt is missing: it {RULE}");
+            return Err(ApiError::of(Problem::Missing, "prompt", text));
+        }
+        Some(Input::Other(what)) => {
+            let text = format!("prompt = {what}: {RULE}");
+            return Err(ApiError::of(Problem::WrongType, "prompt", text));
+        }
+        Some(Input::Empty) => return Err(empty()),
+        Some(Input::Text(text)) => vec![Prompt::Text(text)],
+        Some(Input::Texts(texts)) => texts.into_iter().map(Prompt::Text).collect(),
+        Some(Input::Ids(ids)) => vec![Prompt::Ids(ids)],
+        Some(Input::IdLists(lists)) => lists.into_iter().map(Prompt::Ids).collect(),
+    };
+    let is_empty = |prompt: &Prompt| match prompt {
+        Prompt::Text(text) => text.is_empty(),
+        Prompt::Ids(ids) => ids.is_empty(),
+    };
+    if prompts.iter().any(is_empty) { Err(empty()) } else { Ok(prompts) }
+}

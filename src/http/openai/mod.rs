@@ -1,0 +1,24 @@
+//! OpenAI's wire formats: requests from bytes, answers to bytes. Nothing here knows a socket.
+//!
+//! ```text
+//! bytes ─ body ─► fields ─ chat | completions | tokens ─► checked request
+//! Reply calls ─ stream | unary ─► bytes (wire, logprobs)
+//! ```
+
+mod body;
+pub mod chat;
+mod common;
+pub mod completions;
+mod fields;
+mod logprobs;
+mod messages;
+mod stream;
+pub mod tokens;
+mod tools;
+mod unary;
+mod wire;
+
+pub use common::{Common, Limits, SamplingFields};
+pub(super) use stream::{StreamOptions, StreamReply};
+pub(super) use unary::UnaryReply;
+pub(super) use wire::{Head, Kind};

@@ -1,0 +1,179 @@
+//! The accept loop: connections, TLS, hyper's HTTP/1.1, graceful end.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use super::app::App;
+use super::tls::{self, TlsError};
+use crate::actors::handle::FrontendHandle;
+use crate::config::Frontend;
+use crate::metrics::Refusal;
+
+/// Largest head of a request, and most that is read or written at once: memory per connection.
+const BUFFER_BYTES: usize = 16 << 10;
+/// Rest after a failed accept: the usual reason, too many open files, does not pass at once.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The listening socket cannot be used.
+    #[error("frontend.http: cannot use the listening socket: {0}")]
+    Listener(#[from] io::Error),
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Serves clients until `shutdown` is true (or its sender is gone); then closes idle connections,
+/// and returns when every running response has left. Its caller bounds that wait by dropping it:
+/// the connections end with it.
+///
+/// # Errors
+/// Before the first connection only: a listener or a certificate that cannot be used.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    handle: FrontendHandle,
+    config: &Frontend,
+    faults_enabled: bool,
+    mut shutdown: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    let tls = config.tls.as_ref().map(tls::load_tls).transpose()?.map(TlsAcceptor::from);
+    listener.set_nonblocking(true)?;
+    let listener = TcpListener::from_std(listener)?;
+    // A permit is a connection; the semaphore cannot count further than this.
+    let most = config.max_connections.min(Semaphore::MAX_PERMITS >> 3).min(u32::MAX as usize);
+    let connections = Arc::new(Semaphore::new(most));
+    let app = Arc::new(App::new(handle, config.clone(), faults_enabled));
+    let shared = Arc::new(Shared {
+        router: app.router(),
+        app,
+        tls,
+        header_timeout: config.header_timeout,
+        shutdown: shutdown.clone(),
+    });
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        let next = async {
+            // Without a permit nothing is accepted: the next client waits in the kernel's backlog.
+            let permit = connections.clone().acquire_owned().await;
+            (permit, listener.accept().await)
+        };
+        let accepted = tokio::select! {
+            accepted = next => accepted,
+            () = stopped(&mut shutdown) => break,
+            Some(_) = tasks.join_next() => continue,
+        };
+        match accepted {
+            (Ok(permit), Ok((stream, _))) => {
+                tasks.spawn(shared.clone().connection(stream, permit));
+            }
+            (_, Err(error)) => {
+                warn!(%error, "cannot accept a connection; trying again");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+            (Err(_), _) => break, // the semaphore is never closed
+        }
+    }
+    drop(listener);
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// What all connections share.
+struct Shared {
+    app: Arc<App>,
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    header_timeout: Duration,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// One connection, from its handshake to its end. Errors here are the client's: it left, or
+    /// spoke something else.
+    async fn connection(self: Arc<Self>, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        let _open = Open::new(self.clone(), permit);
+        // Events are written whole: waiting to fill a segment only delays them.
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "connection was lost as it came");
+            return;
+        }
+        let Some(tls) = &self.tls else { return self.http(stream).await };
+        match tokio::time::timeout(self.header_timeout, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.http(stream).await,
+            Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+            Err(_) => {
+                self.app.handle.metrics().http.refused.inc(Refusal::SlowRequest);
+                debug!("TLS handshake took too long");
+            }
+        }
+    }
+
+    async fn http<S: AsyncRead + AsyncWrite + Unpin>(self: &Arc<Self>, stream: S) {
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let shared = self.clone();
+            async move {
+                let request = request.map(Body::new);
+                Ok::<_, Infallible>(shared.app.answer(&shared.router, request).await)
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        let mut shutdown = self.shutdown.clone();
+        let result = tokio::select! {
+            biased;
+            result = connection.as_mut() => result,
+            () = stopped(&mut shutdown) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            debug!(%error, "connection ended early");
+        }
+    }
+}
+
+/// Ready when the value is true, or nobody can set it any more.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Counts a connection for as long as it is open.
+struct Open {
+    shared: Arc<Shared>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(shared: Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
+        shared.app.handle.metrics().http.connections.inc();
+        Self { shared, _permit: permit }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.app.handle.metrics().http.connections.dec();
+    }
+}

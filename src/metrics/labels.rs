@@ -1,0 +1,130 @@
+//! Label values as types, so that a misspelt one does not compile and each series exists from the
+//! start, at zero.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+
+/// A closed set of label values.
+pub trait LabelValue: Copy + 'static {
+    /// All of them, in the order of their numbers.
+    const ALL: &'static [Self];
+    /// As exported.
+    fn text(self) -> &'static str;
+    /// Its place in [`LabelValue::ALL`].
+    fn number(self) -> usize;
+}
+
+/// Declares an enum and its label texts together.
+macro_rules! label_values {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$vdoc])* $variant,)*
+        }
+        impl LabelValue for $name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            fn text(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)*
+                }
+            }
+            fn number(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+label_values! {
+    /// How a request ended.
+    Outcome {
+        /// Answered in full.
+        Ok = "ok",
+        /// Ended with an error after it was admitted.
+        Failed = "failed",
+        /// Its client left, or was cut off.
+        Cancelled = "cancelled",
+        /// Refused before any work was done.
+        Rejected = "rejected",
+    }
+}
+
+label_values! {
+    /// Why a request was cancelled.
+    Cancellation {
+        /// The client closed the connection.
+        Disconnect = "disconnect",
+        /// The client did not read its stream.
+        SlowClient = "slow_client",
+        /// `frontend.request_timeout_s` has passed.
+        Timeout = "timeout",
+        /// The node stopped before the request had ended.
+        Drain = "drain",
+    }
+}
+
+label_values! {
+    /// Why a choice was placed again.
+    Migration {
+        /// Its worker failed or panicked.
+        WorkerLost = "worker_lost",
+        /// Its sequence's actor was lost.
+        SequenceLost = "sequence_lost",
+        /// The rank's queue was full.
+        Pressure = "pressure",
+    }
+}
+
+label_values! {
+    /// Why a request was refused.
+    Refusal {
+        /// `frontend.max_requests` are in flight.
+        Requests = "max_requests",
+        /// Every rank's queue is full (`worker.max_waiting`).
+        Waiting = "max_waiting",
+        /// `frontend.tokenizer_queue` long prompts wait.
+        Tokenizer = "tokenizer_queue",
+        /// No rank can serve the model.
+        NotReady = "not_ready",
+        /// The node is shutting down.
+        Draining = "draining",
+        /// No API key, or a wrong one.
+        Unauthorized = "unauthorized",
+        /// The body is over `frontend.max_body_bytes`.
+        Body = "max_body_bytes",
+        /// Headers or body took longer than `frontend.header_timeout_s`.
+        SlowRequest = "header_timeout",
+        /// The request itself is wrong.
+        Invalid = "invalid",
+    }
+}
+
+/// One counter for each value of a label, found by number.
+#[derive(Clone, Debug)]
+pub struct Counters<L> {
+    counters: Box<[Counter]>,
+    label: std::marker::PhantomData<L>,
+}
+
+impl<L: LabelValue> Counters<L> {
+    /// Creates the series of every value; `labels` gives the full label set of one.
+    pub(super) fn new<S>(family: &Family<S, Counter>, labels: impl Fn(&'static str) -> S) -> Self
+    where
+        S: EncodeLabelSet + Clone + std::hash::Hash + Eq,
+    {
+        let series = |value: &L| family.get_or_create_owned(&labels(value.text()));
+        Self { counters: L::ALL.iter().map(series).collect(), label: std::marker::PhantomData }
+    }
+
+    /// The counter of this value.
+    pub fn get(&self, value: L) -> &Counter {
+        &self.counters[value.number()]
+    }
+
+    /// Counts one.
+    pub fn inc(&self, value: L) {
+        self.get(value).inc();
+    }
+}

@@ -1,0 +1,115 @@
+//! What is counted for each rank of each worker.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::Adder;
+use super::histogram::{Histogram, Seconds};
+use crate::engine::Load;
+use crate::ids::{Generation, RankIndex};
+
+/// Bounds in microseconds: 100 µs to 60 s.
+const STEP: &[u64] = &[
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 5_000_000, 20_000_000, 60_000_000,
+];
+
+/// Handles of one rank's series.
+#[derive(Debug)]
+pub struct WorkerMetrics {
+    /// KV blocks that live legs hold.
+    pub kv_blocks_used: Gauge,
+    /// KV blocks that nobody holds but that can still be found.
+    pub kv_blocks_cached: Gauge,
+    /// KV blocks in the pool.
+    pub kv_blocks_total: Gauge,
+    /// Legs in the batch.
+    pub running: Gauge,
+    /// Legs in the queue.
+    pub waiting: Gauge,
+    /// How often the worker was started.
+    pub generation: Gauge,
+    /// Steps of the engine.
+    pub steps: Counter,
+    /// Time of each step.
+    pub step: Histogram<Seconds>,
+    /// Legs put back into the queue because blocks ran out.
+    pub preemptions: Counter,
+    /// Engines lost.
+    pub engine_failures: Counter,
+}
+
+impl WorkerMetrics {
+    /// Exports the pressure that an engine is under. `before` is what the engine said the last
+    /// time, or the default for a new engine: preemptions are counted by their difference.
+    pub fn set_load(&self, load: &Load, before: &Load) {
+        self.kv_blocks_used.set(load.blocks_used.into());
+        self.kv_blocks_cached.set(load.blocks_cached.into());
+        self.kv_blocks_total.set(load.blocks_total.into());
+        self.running.set(load.running.into());
+        self.waiting.set(load.waiting.into());
+        self.preemptions.inc_by(load.preemptions.saturating_sub(before.preemptions));
+    }
+
+    /// Exports the worker's generation.
+    pub fn set_generation(&self, generation: Generation) {
+        self.generation.set(generation.0.into());
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    worker: String,
+    rank: u16,
+}
+
+/// The families behind all ranks' handles.
+pub(super) struct Families {
+    kv_blocks_used: Family<Labels, Gauge>,
+    kv_blocks_cached: Family<Labels, Gauge>,
+    kv_blocks_total: Family<Labels, Gauge>,
+    running: Family<Labels, Gauge>,
+    waiting: Family<Labels, Gauge>,
+    generation: Family<Labels, Gauge>,
+    steps: Family<Labels, Counter>,
+    step: Family<Labels, Histogram<Seconds>>,
+    preemptions: Family<Labels, Counter>,
+    engine_failures: Family<Labels, Counter>,
+}
+
+impl Families {
+    pub(super) fn register(add: &mut Adder<'_>) -> Self {
+        Self {
+            kv_blocks_used: add.family("kv_blocks_used", "KV blocks that live legs hold"),
+            kv_blocks_cached: add
+                .family("kv_blocks_cached", "KV blocks that nobody holds but that can be found"),
+            kv_blocks_total: add.family("kv_blocks_total", "KV blocks in the pool"),
+            running: add.family("running", "Legs in the batch"),
+            waiting: add.family("waiting", "Legs in the rank's queue"),
+            generation: add.family("generation", "How often the worker was started"),
+            steps: add.family("steps", "Steps of the engine"),
+            step: add.histogram("step_seconds", "Time of one step", || Histogram::new(STEP)),
+            preemptions: add
+                .family("preemptions", "Legs put back into the queue because blocks ran out"),
+            engine_failures: add.family("engine_failures", "Engines lost"),
+        }
+    }
+
+    pub(super) fn handles(&self, worker: &str, rank: RankIndex) -> WorkerMetrics {
+        let labels = Labels { worker: worker.to_owned(), rank: rank.0 };
+        WorkerMetrics {
+            kv_blocks_used: self.kv_blocks_used.get_or_create_owned(&labels),
+            kv_blocks_cached: self.kv_blocks_cached.get_or_create_owned(&labels),
+            kv_blocks_total: self.kv_blocks_total.get_or_create_owned(&labels),
+            running: self.running.get_or_create_owned(&labels),
+            waiting: self.waiting.get_or_create_owned(&labels),
+            generation: self.generation.get_or_create_owned(&labels),
+            steps: self.steps.get_or_create_owned(&labels),
+            step: self.step.get_or_create_owned(&labels),
+            preemptions: self.preemptions.get_or_create_owned(&labels),
+            engine_failures: self.engine_failures.get_or_create_owned(&labels),
+        }
+    }
+}

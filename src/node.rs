@@ -1,0 +1,221 @@
+//! One node of Cuelight: builds what the config asks for, runs it, drains it on SIGTERM.
+
+pub mod launch;
+
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpSocket;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::actors::handle::{FrontendHandle, Shared};
+use crate::actors::root;
+use crate::config::{Config, Frontend};
+use crate::engine::native::LoadError;
+use crate::http::{self, ServeError};
+use crate::telemetry;
+use crate::text::TextError;
+use launch::Tree;
+
+/// Bad usage or configuration (`EX_USAGE`).
+pub const EXIT_CONFIG: u8 = 64;
+/// The supervision tree gave up (`EX_SOFTWARE`).
+pub const EXIT_GAVE_UP: u8 = 70;
+
+/// Connections that the kernel completes before they are accepted (it caps this at `somaxconn`).
+const BACKLOG: u32 = 4096;
+/// How often the drain looks whether it is done.
+const DRAIN_LOOK: Duration = Duration::from_millis(10);
+/// How long ended requests may take to reach their clients.
+const LAST_WRITES: Duration = Duration::from_secs(2);
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error(
+        "frontend.http = {address}: cannot listen: {source}; choose another with --set frontend.http=ADDR:PORT"
+    )]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The checkpoint cannot be run.
+    #[error("worker.model = {}: {source}", dir.display())]
+    Model {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<LoadError>,
+    },
+    /// The tokenizer or chat template cannot be used.
+    #[error("worker.model = {}: {source}", dir.display())]
+    Text {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<TextError>,
+    },
+    /// Certificate or key cannot be used.
+    #[error(transparent)]
+    Http(#[from] ServeError),
+    /// Logs or traces cannot be set up.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    /// The runtime cannot be built.
+    #[error("the system refused what the node needs to start: {0}")]
+    System(#[from] io::Error),
+    /// The root actor did not start.
+    #[error("the supervision tree did not start: {0}")]
+    Tree(String),
+}
+
+/// Runs a node until it is told to stop, and says how it ended.
+pub fn run(config: Config) -> ExitCode {
+    match start(config) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("cuelight: {error}");
+            ExitCode::from(EXIT_CONFIG)
+        }
+    }
+}
+
+fn start(config: Config) -> Result<ExitCode, StartError> {
+    let began = Instant::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.node.runtime_threads)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let _telemetry = telemetry::init(&config.log, &config.node.name)?;
+        let listener = config.frontend.as_ref().map(listen).transpose()?;
+        let tree = Tree::start(config).await?;
+        Node { tree, listener }.run(began).await
+    })
+}
+
+/// Listens with a backlog that holds a burst of clients: one over it waits a second to try again.
+fn listen(frontend: &Frontend) -> Result<TcpListener, StartError> {
+    let address = frontend.http;
+    let open = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    open().map_err(|source| StartError::Listen { address, source })
+}
+
+/// What ends a running node.
+enum End {
+    Signal(&'static str),
+    TreeGaveUp,
+    Http(Result<(), ServeError>),
+}
+
+struct Node {
+    tree: Tree,
+    listener: Option<TcpListener>,
+}
+
+impl Node {
+    async fn run(mut self, began: Instant) -> Result<ExitCode, StartError> {
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (stop_http, stopping) = watch::channel(false);
+        let mut server = self.serve(stopping);
+        let ready = tokio::spawn(say_when_ready(self.tree.frontend.clone(), began));
+
+        let end = tokio::select! {
+            _ = terminate.recv() => End::Signal("SIGTERM"),
+            _ = interrupt.recv() => End::Signal("SIGINT"),
+            _ = &mut self.tree.ended => End::TreeGaveUp,
+            ended = &mut server => End::Http(ended.map_err(io::Error::from)?),
+        };
+        ready.abort();
+        match end {
+            End::Signal(name) => {
+                info!(signal = name, "draining; a second signal ends at once");
+                tokio::select! {
+                    () = self.drain(&stop_http, &mut server) => info!("drained"),
+                    _ = terminate.recv() => warn!("ended by a second signal"),
+                    _ = interrupt.recv() => warn!("ended by a second signal"),
+                }
+                self.tree.root.stop(None);
+                let _ = tokio::time::timeout(LAST_WRITES, &mut self.tree.ended).await;
+                Ok(ExitCode::SUCCESS)
+            }
+            End::TreeGaveUp => {
+                error!("the supervision tree gave up; see the errors above");
+                let _ = stop_http.send(true);
+                let _ = tokio::time::timeout(LAST_WRITES, server).await;
+                Ok(ExitCode::from(EXIT_GAVE_UP))
+            }
+            End::Http(ended) => {
+                ended?;
+                error!("the HTTP server ended");
+                Ok(ExitCode::from(EXIT_GAVE_UP))
+            }
+        }
+    }
+
+    /// The HTTP server's life; one without end on a node without a front end.
+    fn serve(&mut self, stopping: watch::Receiver<bool>) -> JoinHandle<Result<(), ServeError>> {
+        let (Some(listener), Some(shared)) = (self.listener.take(), &self.tree.frontend) else {
+            return tokio::spawn(std::future::pending());
+        };
+        let handle = FrontendHandle::new(shared.clone());
+        let config = shared.frontend_config();
+        let faults = self.tree.node.config.faults.enabled;
+        tokio::spawn(async move { http::serve(listener, handle, &config, faults, stopping).await })
+    }
+
+    /// Lets running requests finish within `node.drain_timeout_s`, then ends the rest with an error.
+    async fn drain(
+        &self,
+        stop_http: &watch::Sender<bool>,
+        server: &mut JoinHandle<Result<(), ServeError>>,
+    ) {
+        let Some(shared) = &self.tree.frontend else { return };
+        shared.drain();
+        let handle = FrontendHandle::new(shared.clone());
+        let none_left = async {
+            while handle.active() > 0 {
+                tokio::time::sleep(DRAIN_LOOK).await;
+            }
+        };
+        let limit = self.tree.node.config.node.drain_timeout;
+        if tokio::time::timeout(limit, none_left).await.is_err() {
+            warn!(left = handle.active(), ?limit, "drain time is over (node.drain_timeout_s)");
+            let _ = self.tree.root.cast(root::Msg::CutOff); // gone: its requests have ended
+        }
+        let _ = stop_http.send(true);
+        let _ = tokio::time::timeout(LAST_WRITES, server).await;
+    }
+}
+
+async fn say_when_ready(shared: Option<Arc<Shared>>, began: Instant) {
+    let Some(shared) = shared else { return };
+    let mut view = shared.view.subscribe();
+    let all_linked = |view: &Arc<crate::actors::models::View>| {
+        view.models.iter().all(|model| !model.links.is_empty())
+    };
+    if view.wait_for(all_linked).await.is_ok() {
+        let http = shared.frontend_config().http;
+        info!(%http, after_ms = began.elapsed().as_millis() as u64, "ready");
+    }
+}

@@ -1,0 +1,197 @@
+//! From the config to what the tree needs: the served model and the way to make its engine.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ractor::concurrency::JoinHandle;
+use ractor::{Actor, ActorRef};
+
+use super::StartError;
+use crate::actors::context::NodeContext;
+use crate::actors::handle::Shared;
+use crate::actors::models::ServedModel;
+use crate::actors::rank::Launch;
+use crate::actors::root::{self, NodeRoot, WorkerSpec};
+use crate::config::{Config, EngineKind, Worker};
+use crate::engine::blocks::HashKey;
+use crate::engine::embedded::Embedded;
+use crate::engine::faulty::Faulty;
+use crate::engine::model::{Model, Shape};
+use crate::engine::native::checkpoint::{ModelCard, read_card};
+use crate::engine::native::{KvSize, NativeModel, Options};
+use crate::engine::schedule::Limits;
+use crate::engine::sim::{SimConfig, SimModel, Timing};
+use crate::engine::{Engine, EngineError, Sampling};
+use crate::metrics::Metrics;
+use crate::text::{TextLimits, TextModel};
+
+/// The running supervision tree of one node.
+pub struct Tree {
+    /// What its actors share.
+    pub node: Arc<NodeContext>,
+    /// The front end, if this node has one.
+    pub frontend: Option<Arc<Shared>>,
+    /// The root.
+    pub root: ActorRef<root::Msg>,
+    /// Resolves when the tree has ended.
+    pub ended: JoinHandle<()>,
+}
+
+impl Tree {
+    /// Starts what the config asks for. The engine is loaded in the background.
+    ///
+    /// # Errors
+    /// What is wrong with the model, or the tree did not start.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let served = served_model(&config)?;
+        let metrics = Arc::new(Metrics::new());
+        metrics.set_limits(config.limits());
+        let node = Arc::new(NodeContext::new(config, metrics));
+        let limits = node.config.frontend.clone();
+        let frontend = limits.map(|limits| {
+            Arc::new(Shared::new(node.clone(), limits, served.into_iter().collect()))
+        });
+        let worker = node.config.worker.as_ref().map(|worker| WorkerSpec {
+            name: worker.served_name.clone(),
+            launch: engine(&node, worker),
+            step_timeout: worker.step_timeout,
+        });
+        let args = root::Args { node: node.clone(), frontend: frontend.clone(), worker };
+        let spawned = Actor::spawn(None, NodeRoot, args).await;
+        let (root, ended) = spawned.map_err(|error| StartError::Tree(error.to_string()))?;
+        Ok(Self { node, frontend, root, ended })
+    }
+}
+
+/// Reads all that the front end has to know about the worker's model. No weights are read.
+fn served_model(config: &Config) -> Result<Option<Arc<ServedModel>>, StartError> {
+    let (Some(worker), Some(frontend)) = (&config.worker, &config.frontend) else {
+        return Ok(None);
+    };
+    let dir = worker.model.clone();
+    let card = read_card(&dir);
+    let card =
+        card.map_err(|error| StartError::Model { dir: dir.clone(), source: Box::new(error) })?;
+    let limits = TextLimits { template_fuel: frontend.template_fuel, ..TextLimits::default() };
+    let text = TextModel::load(&dir, limits);
+    let text =
+        text.map_err(|error| StartError::Text { dir: dir.clone(), source: Box::new(error) })?;
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    Ok(Some(Arc::new(ServedModel {
+        name: worker.served_name.clone(),
+        created,
+        dir,
+        text: Arc::new(text),
+        context: context(worker, &card),
+        sampling: suggested(&card),
+    })))
+}
+
+fn context(worker: &Worker, card: &ModelCard) -> usize {
+    worker.max_context.unwrap_or(card.context).min(card.context)
+}
+
+/// The model's own defaults; temperature 1 where it has none and does not ask for greedy decoding.
+fn suggested(card: &ModelCard) -> Sampling {
+    let own = &card.sampling;
+    let temperature = match own.do_sample {
+        Some(false) => 0.0,
+        Some(true) | None => own.temperature.unwrap_or(1.0),
+    };
+    Sampling {
+        temperature,
+        top_p: own.top_p.unwrap_or(1.0),
+        top_k: own.top_k.unwrap_or(0),
+        min_p: own.min_p.unwrap_or(0.0),
+        repetition_penalty: own.repetition_penalty.unwrap_or(1.0),
+        eos_ids: card.eos_ids.clone(),
+        ..Sampling::default()
+    }
+}
+
+/// The way to make a rank's engine, as often as it is lost.
+fn engine(node: &Arc<NodeContext>, worker: &Worker) -> Launch {
+    let (node, worker) = (node.clone(), worker.clone());
+    Arc::new(move || match worker.engine {
+        EngineKind::Native => finish(&node, &worker, native(&worker)?),
+        EngineKind::Sim => finish(&node, &worker, sim(&worker)?),
+    })
+}
+
+fn finish<M: Model + 'static>(
+    node: &NodeContext,
+    worker: &Worker,
+    model: M,
+) -> Result<Box<dyn Engine>, EngineError> {
+    let limits = Limits {
+        max_running: worker.max_running,
+        max_waiting: worker.max_waiting,
+        max_batch_tokens: worker.max_batch_tokens,
+        prefix_cache: worker.prefix_cache,
+    };
+    let engine = Embedded::new(model, limits, &HashKey::default());
+    if node.config.faults.enabled {
+        return Ok(Box::new(Faulty::new(engine, node.fault_switch(&worker.served_name))));
+    }
+    Ok(Box::new(engine))
+}
+
+fn lost(error: impl ToString) -> EngineError {
+    EngineError::Lost { during: "loading", detail: error.to_string() }
+}
+
+/// Ids that the tokenizer knows: the checkpoint's padding rows above them are never sampled.
+fn known_ids(worker: &Worker) -> Result<usize, EngineError> {
+    TextModel::load(&worker.model, TextLimits::default()).map(|text| text.vocab_len()).map_err(lost)
+}
+
+fn native(worker: &Worker) -> Result<NativeModel, EngineError> {
+    let options = Options {
+        threads: worker.threads,
+        kv: worker.kv_blocks.map_or(KvSize::Bytes(worker.kv_memory_bytes), KvSize::Blocks),
+        block_tokens: worker.block_tokens,
+        vocab_limit: Some(known_ids(worker)?),
+        max_context: worker.max_context,
+        ..Options::default()
+    };
+    NativeModel::load(&worker.model, options).map_err(lost)
+}
+
+fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
+    let card = read_card(&worker.model).map_err(lost)?;
+    let block_bytes = card.block_bytes(worker.block_tokens);
+    let by_memory = worker.kv_memory_bytes / block_bytes.max(1) as u64;
+    let vocab = known_ids(worker)?.min(card.vocab);
+    let shape = Shape {
+        context: context(worker, &card),
+        vocab,
+        block_tokens: worker.block_tokens,
+        blocks: worker.kv_blocks.unwrap_or(u32::try_from(by_memory).unwrap_or(u32::MAX)),
+        block_bytes,
+    };
+    let timing = Timing {
+        step_us: micros(worker.sim.step),
+        prefill_us_per_token: micros(worker.sim.prefill_per_token),
+        decode_us_per_leg: micros(worker.sim.decode_per_leg),
+        speedup: worker.sim.speedup,
+    };
+    let answers = sim_answers(vocab);
+    Ok(SimModel::new(SimConfig {
+        shape,
+        seed: worker.sim.seed,
+        answers,
+        timing,
+        ..SimConfig::default()
+    }))
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+/// Ids in the middle half of the vocabulary: ordinary words in every tokenizer met so far, since
+/// special tokens stand at its ends.
+fn sim_answers(vocab: usize) -> std::ops::Range<u32> {
+    let quarter = (vocab / 4) as u32;
+    quarter..(vocab as u32 - quarter).max(quarter + 1)
+}

@@ -1,0 +1,137 @@
+"""The server around the API: keys, TLS, draining, health, metrics, the tree."""
+
+import hashlib
+import json
+import subprocess
+import threading
+import time
+
+import httpx
+import openai
+import pytest
+
+from cuelight_server import MODEL, SLOW, client_of, eventually
+
+MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
+PARIS = "The capital of France is Paris."
+
+
+def answer_of(client):
+    return client.chat.completions.create(model=MODEL, messages=MESSAGES).choices[0].message.content
+
+
+@pytest.mark.parametrize("form", ["env:CUELIGHT_TEST_KEY", "sha256:"])
+def test_only_a_known_key_gets_in(make_server, form):
+    key = "a-key-for-this-test"
+    if form == "sha256:":
+        form += hashlib.sha256(key.encode()).hexdigest()
+    server = make_server({"frontend.api_keys": form}, env={"CUELIGHT_TEST_KEY": key})
+    with client_of(server, api_key=key) as client:
+        assert answer_of(client) == PARIS
+    for wrong in ("another", key + "x", key[:-1]):
+        with client_of(server, api_key=wrong) as client:
+            for request in (lambda: answer_of(client), lambda: client.models.list()):
+                with pytest.raises(openai.AuthenticationError) as error:
+                    request()
+                assert error.value.code == "invalid_api_key"
+    assert httpx.post(server.base_url + "/chat/completions", json={}).status_code == 401
+    assert httpx.get(server.origin + "/live").status_code == 200
+    assert key not in server.log_text()
+
+
+def test_tls_serves_what_plain_http_does(make_server, tmp_path):
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"], check=True, capture_output=True)
+    server = make_server({"frontend.tls.cert": cert, "frontend.tls.key": key}, ca=str(cert))
+    with client_of(server, http_client=openai.DefaultHttpxClient(verify=server.tls)) as client:
+        assert answer_of(client) == PARIS
+        chunks = client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == PARIS
+    with pytest.raises(openai.APIConnectionError), client_of(server) as stranger:
+        answer_of(stranger)  # it does not trust the certificate
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://127.0.0.1:{server.port}/health")
+
+
+def test_sigterm_lets_running_requests_finish_and_refuses_new_ones(make_server):
+    server = make_server(SLOW)
+    with client_of(server) as client:
+        stream = client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, max_tokens=100,
+                                                extra_body={"ignore_eos": True})
+        chunks = [next(stream), next(stream)]
+        server.terminate()
+        eventually("GET /health says 503", lambda: server.get("/health")[0] == 503)
+        with pytest.raises(openai.InternalServerError) as error:
+            client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=1)
+        assert error.value.status_code == 503
+        assert int(error.value.response.headers["retry-after"]) >= 1
+        assert json.loads(error.value.response.text)["error"]["code"] == "draining"
+        chunks += stream
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert server.wait() == 0
+
+
+def test_draining_ends_in_time_and_cut_streams_say_so(make_server):
+    server = make_server({**SLOW, "node.drain_timeout_s": 1})
+    with client_of(server) as client:
+        stream = client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=True, max_tokens=1500,
+                                                extra_body={"ignore_eos": True})
+        next(stream)
+        started = time.monotonic()
+        server.terminate()
+        with pytest.raises(openai.APIError):
+            for _ in stream:
+                pass
+    assert server.wait() == 0
+    assert time.monotonic() - started < 8
+
+
+def test_an_idle_server_ends_at_once(make_server):
+    server = make_server()
+    with client_of(server) as client:
+        assert answer_of(client) == PARIS
+        started = time.monotonic()
+        server.terminate()  # the client's connection is still open, and idle
+        assert server.wait() == 0
+        assert time.monotonic() - started < 3
+
+
+def test_health_metrics_tree_and_description_are_there(server, client):
+    for path in ("/health", "/live"):
+        assert server.get(path)[0] == 200
+    answer_of(client)
+    status, headers, text = server.get("/metrics")
+    assert status == 200 and headers["content-type"].startswith(("text/plain", "application/openmetrics-text"))
+    for name in ("cuelight_ttft_seconds", "cuelight_inter_token_latency_seconds", "cuelight_queue_seconds",
+                 "cuelight_request_duration_seconds", "cuelight_kv_blocks_used", "cuelight_running",
+                 "cuelight_waiting"):
+        assert f"# TYPE {name} " in text, name
+    assert server.metric("cuelight_requests_total", outcome="ok") >= 1
+    tree = json.loads(server.get("/cluster/tree")[2])
+    for name in ("NodeRoot", "Frontend", "Models", "Requests", "Worker", "Rank"):
+        assert name.lower() in json.dumps(tree).lower(), name
+    openapi = json.loads(server.get("/openapi.json")[2])
+    for path in ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/live", "/metrics", "/tokenize",
+                 "/detokenize"):
+        assert path in openapi["paths"], path
+
+
+def test_many_clients_at_once_are_all_answered(server):
+    wrong = []
+
+    def ask():
+        with client_of(server) as client:
+            for _ in range(5):
+                text = answer_of(client)
+                if text != PARIS:
+                    wrong.append(text)
+
+    threads = [threading.Thread(target=ask) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    server.wait_until_idle()
