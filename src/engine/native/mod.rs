@@ -16,8 +16,8 @@
 //!
 //! # KV pool
 //! One allocation of `f32`, `[blocks, layers, 2, kv_heads, block_tokens, head_dim]`, row-major; axis
-//! 2 is K (rotated to its position), then V. Zeroed by the system when first touched; only what a
-//! pass has written is ever read.
+//! 2 is K (rotated to its position), then V. Zeroed by the system when first touched; what no pass
+//! has written never influences a result.
 
 mod backend;
 pub mod checkpoint;

@@ -293,3 +293,82 @@ impl Tile<'_> {
         (lanes, fade[0])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::Isa;
+    use super::*;
+    use crate::engine::native::Instructions;
+
+    /// Attends one tile by the kernel for whole vectors, or by the one for any size.
+    struct Attend<'a> {
+        tile: Tile<'a>,
+        query: &'a [f32],
+        whole: bool,
+    }
+
+    impl Kernel for Attend<'_> {
+        type Output = Vec<f32>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let mut running = Running { max: -0.25, sum: 0.75 };
+            let mut out: Vec<f32> = self.query.iter().map(|q| q * 0.5).collect();
+            let (query, tile) = (self.query, self.tile);
+            match (self.whole, query.len()) {
+                (true, 64) => tile.attend_whole::<S, 4>(s, query, 0.125, &mut running, &mut out),
+                (true, _) => tile.attend_whole::<S, 8>(s, query, 0.125, &mut running, &mut out),
+                _ => tile.attend_any(s, query, 0.125, &mut running, &mut out),
+            }
+            out.extend([running.max, running.sum]);
+            out
+        }
+    }
+
+    /// What one tile does to the output, in double precision.
+    fn plain(tile: Tile<'_>, query: &[f32]) -> Vec<f64> {
+        let width = query.len();
+        let score = |key: usize| -> f64 {
+            let key = &tile.keys[key * width..(key + 1) * width];
+            0.125 * query.iter().zip(key).map(|(q, k)| f64::from(q * k)).sum::<f64>()
+        };
+        let seen = tile.first..tile.end;
+        let max = seen.clone().map(score).fold(-0.25, f64::max);
+        let fade = (-0.25 - max).exp();
+        (0..width)
+            .map(|i| {
+                let value = |key: usize| f64::from(tile.values[key * width + i]);
+                let sum: f64 = seen.clone().map(|key| (score(key) - max).exp() * value(key)).sum();
+                f64::from(query[i]) * 0.5 * fade + sum
+            })
+            .collect()
+    }
+
+    #[test]
+    fn all_kernels_give_the_same_bits_and_the_right_numbers() {
+        let wave =
+            |n: usize, step: f32| -> Vec<f32> { (0..n).map(|i| (i as f32 * step).sin()).collect() };
+        for width in [64, 128] {
+            let (keys, values) = (wave(TILE * width, 0.37), wave(TILE * width, 0.11));
+            let query = wave(width, 0.73);
+            for (first, end) in [(0, 16), (0, 1), (5, 16), (3, 9)] {
+                let tile = Tile { keys: &keys, values: &values, first, end };
+                let want = plain(tile, &query);
+                let mut bits: Option<Vec<u32>> = None;
+                for kind in [Instructions::Scalar, Instructions::Avx2, Instructions::Avx512] {
+                    let Some(isa) = Isa::detect(kind) else { continue };
+                    for whole in [true, false] {
+                        let got = isa.run(Attend { tile, query: &query, whole });
+                        for (got, want) in got.iter().zip(&want) {
+                            let off = (f64::from(*got) - want).abs();
+                            assert!(off < 1e-5, "{width} {first}..{end}: {got} for {want}");
+                        }
+                        let got: Vec<u32> = got.iter().map(|v| v.to_bits()).collect();
+                        let bits = bits.get_or_insert_with(|| got.clone());
+                        assert!(*bits == got, "{width} {first}..{end} {kind:?} {whole}");
+                    }
+                }
+            }
+        }
+    }
+}
