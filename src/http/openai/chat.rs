@@ -191,7 +191,7 @@ mod tests {
             (
                 json!({ "repetition_penalty": 0 }),
                 "repetition_penalty",
-                "repetition_penalty = 0: must be a number above 0 and at most 10",
+                "repetition_penalty = 0: must be a number from 0.01 to 10",
             ),
             (json!({ "n": 5 }), "n", "n = 5: must be a whole number from 1 to 4"),
             (

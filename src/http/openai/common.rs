@@ -129,27 +129,28 @@ fn max_tokens(fields: Fields<'_>) -> Result<Option<u32>, ApiError> {
 }
 
 fn sampling(fields: Fields<'_>) -> Result<SamplingFields, ApiError> {
-    let above_zero = |name, high| match fields.number(name, 0.0, high)? {
+    let top_p = match fields.number("top_p", 0.0, 1.0)? {
         // What is too small for 32 bits is not 0.
-        Some(0.0) if fields.get(name).and_then(Value::as_f64) > Some(0.0) => {
-            Ok(Some(f32::MIN_POSITIVE))
+        Some(0.0) if fields.get("top_p").and_then(Value::as_f64) > Some(0.0) => {
+            Some(f32::MIN_POSITIVE)
         }
         Some(0.0) => {
-            let rule = format!("must be a number above 0 and at most {high}");
-            Err(fields.problem(Problem::InvalidValue, name, &rule))
+            let rule = "must be a number above 0 and at most 1";
+            return Err(fields.problem(Problem::InvalidValue, "top_p", rule));
         }
-        number => Ok(number),
+        number => number,
     };
     Ok(SamplingFields {
         temperature: fields.number("temperature", 0.0, 2.0)?,
-        top_p: above_zero("top_p", 1.0)?,
+        top_p,
         // -1 is how some clients say "all".
         top_k: fields.integer("top_k", -1, i64::from(i32::MAX))?.map(|k| k.max(0) as u32),
         min_p: fields.number("min_p", 0.0, 1.0)?,
         seed: seed(fields)?,
         presence_penalty: fields.number("presence_penalty", -2.0, 2.0)?,
         frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?,
-        repetition_penalty: above_zero("repetition_penalty", 10.0)?,
+        // Much smaller ones would push logits beyond what 32 bits hold.
+        repetition_penalty: fields.number("repetition_penalty", 0.01, 10.0)?,
         logit_bias: logit_bias(fields)?,
         stop_token_ids: stop_token_ids(fields)?,
         min_tokens: fields.integer("min_tokens", 0, u32::MAX.into())?.unwrap_or(0) as u32,
