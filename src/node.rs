@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -28,6 +29,8 @@ pub const EXIT_CONFIG: u8 = 64;
 /// The supervision tree gave up (`EX_SOFTWARE`).
 pub const EXIT_GAVE_UP: u8 = 70;
 
+/// Connections that the kernel completes before they are accepted (it caps this at `somaxconn`).
+const BACKLOG: u32 = 4096;
 /// How often the drain looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
 /// How long ended requests may take to reach their clients.
@@ -93,24 +96,28 @@ pub fn run(config: Config) -> ExitCode {
 
 fn start(config: Config) -> Result<ExitCode, StartError> {
     let began = Instant::now();
-    let listener = config.frontend.as_ref().map(listen).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.node.runtime_threads)
         .enable_all()
         .build()?;
     runtime.block_on(async {
         let _telemetry = telemetry::init(&config.log, &config.node.name)?;
+        let listener = config.frontend.as_ref().map(listen).transpose()?;
         let tree = Tree::start(config).await?;
         Node { tree, listener }.run(began).await
     })
 }
 
+/// Listens with a backlog that holds a burst of clients: one over it waits a second to try again.
 fn listen(frontend: &Frontend) -> Result<TcpListener, StartError> {
     let address = frontend.http;
-    let listener = TcpListener::bind(address);
-    let listener = listener.map_err(|source| StartError::Listen { address, source })?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    let open = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    open().map_err(|source| StartError::Listen { address, source })
 }
 
 /// What ends a running node.

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::hint::black_box;
 
 /// Fused multiply-adds in one round of [`fma_rounds`], counted as two operations each.
 pub(crate) fn flops_per_round() -> f64 {
@@ -26,7 +27,8 @@ pub(crate) fn fma_rounds(rounds: usize) -> Option<f32> {
 #[target_feature(enable = "avx512f")]
 fn fma_512(rounds: usize) -> f32 {
     let (a, b) = (_mm512_set1_ps(0.999), _mm512_set1_ps(0.001));
-    let mut sums = [_mm512_set1_ps(1.0); CHAINS];
+    // Hidden from the compiler, or one chain would stand for all.
+    let mut sums = black_box([_mm512_set1_ps(1.0); CHAINS]);
     for _ in 0..rounds {
         for sum in &mut sums {
             *sum = _mm512_fmadd_ps(*sum, a, b);
@@ -38,7 +40,7 @@ fn fma_512(rounds: usize) -> f32 {
 #[target_feature(enable = "avx2,fma")]
 fn fma_256(rounds: usize) -> f32 {
     let (a, b) = (_mm256_set1_ps(0.999), _mm256_set1_ps(0.001));
-    let mut sums = [_mm256_set1_ps(1.0); CHAINS];
+    let mut sums = black_box([_mm256_set1_ps(1.0); CHAINS]);
     for _ in 0..rounds {
         for sum in &mut sums {
             *sum = _mm256_fmadd_ps(*sum, a, b);

@@ -55,6 +55,30 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// All of them, in the order of the table.
+    pub const ALL: [Self; 20] = [
+        Self::MalformedBody,
+        Self::Missing,
+        Self::WrongType,
+        Self::InvalidValue,
+        Self::Unsupported,
+        Self::ContextLength,
+        Self::Unauthorized,
+        Self::UnknownModel,
+        Self::UnknownRoute,
+        Self::Method,
+        Self::BodyTimeout,
+        Self::BodyTooLarge,
+        Self::ContentType,
+        Self::TooManyRequests,
+        Self::SlowClient,
+        Self::Internal,
+        Self::NotReady,
+        Self::Draining,
+        Self::RanksLost,
+        Self::TimedOut,
+    ];
+
     /// The status table: status, `type` and `code`. No wildcard arm: a new problem must choose.
     pub fn row(self) -> (StatusCode, &'static str, &'static str) {
         const CLIENT: &str = "invalid_request_error";

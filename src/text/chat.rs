@@ -2,7 +2,6 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -68,14 +67,10 @@ impl std::error::Error for Raised {}
 
 impl ChatTemplates {
     /// `None` for a model without a template.
-    pub(super) fn compile(
-        dir: &Path,
-        config: &TokenizerConfig,
-        fuel: u64,
-    ) -> Result<Option<Self>, TextError> {
+    pub(super) fn compile(config: &TokenizerConfig, fuel: u64) -> Result<Option<Self>, TextError> {
         let Some(default) = &config.templates.default else { return Ok(None) };
         let refuse = |name: &str, error: Error| TextError::Unsupported {
-            path: dir.to_owned(),
+            path: config.templates.path.clone(),
             field: format!("chat_template {name}"),
             detail: describe(&error),
             supported: "Jinja templates in the syntax that transformers takes",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -19,6 +19,8 @@ const TOKEN_KEYS: [&str; 7] =
 /// The template sources of a model.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TemplateSources {
+    /// The file they are from.
+    pub(super) path: PathBuf,
     /// For every conversation that has no better one.
     pub(super) default: Option<String>,
     /// For conversations with tools.
@@ -101,7 +103,9 @@ fn templates(
     config: &Map<String, Value>,
 ) -> Result<TemplateSources, TextError> {
     let mut sources = TemplateSources::default();
-    if let Some(default) = read_text(&dir.join("chat_template.jinja"))? {
+    let file = dir.join("chat_template.jinja");
+    if let Some(default) = read_text(&file)? {
+        sources.path = file;
         sources.default = Some(default);
         sources.tool_use = read_text(&dir.join("additional_chat_templates/tool_use.jinja"))?;
         return Ok(sources);
@@ -114,6 +118,7 @@ fn templates(
             None => return Ok(sources),
         },
     };
+    sources.path = path.to_owned();
     let refuse = |detail: String| TextError::Unsupported {
         path: path.to_owned(),
         field: "chat_template".to_owned(),

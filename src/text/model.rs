@@ -57,7 +57,7 @@ impl TextModel {
         let tokenizer = read_tokenizer(&json, &path)?;
         let table = TokenTable::new(&tokenizer, &json, &path)?;
         let config = TokenizerConfig::load(dir)?;
-        let chat = ChatTemplates::compile(dir, &config, limits.template_fuel)?;
+        let chat = ChatTemplates::compile(&config, limits.template_fuel)?;
         Ok(Self { tokenizer, table, config, chat, limits })
     }
 
@@ -85,7 +85,9 @@ impl TextModel {
         Ok(tokens)
     }
 
-    /// The whole text of some tokens, as the tokenizer itself decodes them.
+    /// The whole text of some tokens, as the tokenizer itself decodes them. Spaces before
+    /// punctuation stay also where tokenizer_config.json asks for `clean_up_tokenization_spaces`,
+    /// so that this and a [`Detokenizer`](super::Detokenizer) give the same text.
     ///
     /// # Errors
     /// [`TextError::UnknownToken`] for an id at or above [`Self::vocab_len`],

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokenizers::Tokenizer;
 
 use super::TextError;
@@ -168,7 +169,7 @@ enum Decoder {
 #[derive(Deserialize)]
 enum Pattern {
     String(String),
-    Regex(#[allow(dead_code)] String),
+    Regex(IgnoredAny),
 }
 
 /// What a decoder does to one token, and what to all.

@@ -96,14 +96,26 @@ class Server:
                     found = (found or 0.0) + float(series[3])
         return found
 
+    def actors(self, *kinds):
+        """Names of the live actors of these kinds."""
+        found, left = [], [json.loads(self.get("/cluster/tree")[2])]
+        while left:
+            actor = left.pop()
+            left += actor["children"]
+            if actor["kind"] in kinds:
+                found.append(actor["name"])
+        return found
+
     def wait_until_idle(self):
-        """No request, no leg and no used KV block is left behind."""
-        names = ("cuelight_requests_active", "cuelight_running", "cuelight_waiting", "cuelight_kv_blocks_used")
+        """No request, no leg, no actor of one, no used KV block and no unread byte is left behind."""
+        names = ("cuelight_requests_active", "cuelight_running", "cuelight_waiting", "cuelight_kv_blocks_used",
+                 "cuelight_stream_backlog_bytes", "cuelight_tokenizer_queue")
 
         def idle():
             left = {name: value for name in names if (value := self.metric(name)) != 0.0}
+            left.update({actor: "lives" for actor in self.actors("Request", "Sequence")})
             return left or True
-        eventually("nothing runs and no KV block is held", idle)
+        eventually("nothing runs and nothing is held", idle)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)

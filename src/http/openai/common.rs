@@ -129,9 +129,12 @@ fn max_tokens(fields: Fields<'_>) -> Result<Option<u32>, ApiError> {
 }
 
 fn sampling(fields: Fields<'_>) -> Result<SamplingFields, ApiError> {
-    let small = f64::from(f32::MIN_POSITIVE);
     let above_zero = |name, high| match fields.number(name, 0.0, high)? {
-        Some(number) if f64::from(number) < small => {
+        // What is too small for 32 bits is not 0.
+        Some(0.0) if fields.get(name).and_then(Value::as_f64) > Some(0.0) => {
+            Ok(Some(f32::MIN_POSITIVE))
+        }
+        Some(0.0) => {
             let rule = format!("must be a number above 0 and at most {high}");
             Err(fields.problem(Problem::InvalidValue, name, &rule))
         }

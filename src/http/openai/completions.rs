@@ -92,3 +92,85 @@ fn prompts(input: Option<Input>) -> Result<Vec<Prompt>, ApiError> {
     };
     if prompts.iter().any(is_empty) { Err(empty()) } else { Ok(prompts) }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn parsed(mut body: Value) -> Result<CompletionRequest, ApiError> {
+        body.as_object_mut().unwrap().entry("model").or_insert(json!("m"));
+        parse(body.to_string().as_bytes(), Limits { max_choices: 4 })
+    }
+
+    #[test]
+    fn every_form_of_prompt_is_taken() {
+        let text = |text: &str| Prompt::Text(text.into());
+        let cases = [
+            (json!("a"), vec![text("a")]),
+            (json!(["a", "b"]), vec![text("a"), text("b")]),
+            (json!([1, 2]), vec![Prompt::Ids(vec![1, 2])]),
+            (json!([[1], [2]]), vec![Prompt::Ids(vec![1]), Prompt::Ids(vec![2])]),
+        ];
+        for (prompt, expected) in cases {
+            assert_eq!(parsed(json!({ "prompt": prompt })).unwrap().prompts, expected);
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_answered_with_its_parameter_value_and_rule() {
+        let cases = [
+            (
+                json!({}),
+                "prompt",
+                "prompt is missing: it must be a string, an array of strings, an array of token ids or an array of such arrays",
+            ),
+            (json!({ "prompt": "" }), "prompt", "prompt is empty: give at least one token of text"),
+            (
+                json!({ "prompt": [[1], []] }),
+                "prompt",
+                "prompt is empty: give at least one token of text",
+            ),
+            (
+                json!({ "prompt": [1, "a"] }),
+                "prompt",
+                "prompt = an array of different kinds of elements: must be a string, an array of strings, an array of token ids or an array of such arrays",
+            ),
+            (
+                json!({ "prompt": [-1] }),
+                "prompt",
+                "prompt = an array with -1, which is no token id: must be a string, an array of strings, an array of token ids or an array of such arrays",
+            ),
+            (
+                json!({ "prompt": ["a", "b", "c"], "n": 2 }),
+                "prompt",
+                "3 prompts × n = 2 are 6 choices: at most 4 are allowed in one request (frontend.max_choices)",
+            ),
+            (
+                json!({ "prompt": "a", "suffix": "b" }),
+                "suffix",
+                "suffix = \"b\": is not supported: the models served here only continue text; leave it out",
+            ),
+            (
+                json!({ "prompt": "a", "best_of": 3 }),
+                "best_of",
+                "best_of = 3: is not supported; only 1 or the value of n is",
+            ),
+            (
+                json!({ "prompt": "a", "logprobs": true }),
+                "logprobs",
+                "logprobs = true: must be a whole number from 0 to 20",
+            ),
+            (
+                json!({ "prompt": "a", "logprobs": 0, "echo": true }),
+                "echo",
+                "echo = true: is not supported together with logprobs: log probabilities of prompt tokens are not computed; leave out one of them",
+            ),
+        ];
+        for (body, param, message) in cases {
+            let error = parsed(body.clone()).expect_err(&body.to_string());
+            assert_eq!((error.param.as_deref(), error.message.as_str()), (Some(param), message));
+        }
+    }
+}

@@ -117,7 +117,8 @@ pub(super) fn whole(value: &Value) -> Option<i128> {
         return Some(number.into());
     }
     let number = number.as_f64()?;
-    (number.fract() == 0.0 && number.abs() < 1e30).then_some(number as i128)
+    // At ±2^63 and beyond, one and the same float stands for many numbers.
+    (number.fract() == 0.0 && number.abs() < 9_223_372_036_854_775_808.0).then_some(number as i128)
 }
 
 /// A value as error messages show it.

@@ -17,6 +17,8 @@ pub mod tokens;
 mod tools;
 mod unary;
 mod wire;
+#[cfg(test)]
+mod wire_tests;
 
 pub use common::{Common, Limits, SamplingFields};
 pub(super) use stream::{StreamOptions, StreamReply};

@@ -48,7 +48,11 @@ pub fn parse_tokenize(bytes: &[u8]) -> Result<TokenizeRequest, ApiError> {
     let fields = Fields::new(&parsed.fields);
     let model = common::model(fields)?;
     let source = match (parsed.input, fields.get("messages")) {
-        (Some(Input::Text(text)), None) => Source::Text(text),
+        (Some(Input::Text(text)), None) => {
+            // Without messages they change nothing, but not whatever their type.
+            chat::options(fields)?;
+            Source::Text(text)
+        }
         (None, Some(_)) => Source::Chat(chat::conversation(fields)?),
         (None, None) => {
             let text = "prompt is missing: give a string, or messages instead";

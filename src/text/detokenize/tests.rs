@@ -18,7 +18,7 @@ const TORTURE: [&str; 9] = [
     "<0x41> literal, \u{0} nul, \u{10ffff} last",
 ];
 
-/// All that comes out, piece by piece; checks that what came out is never taken back.
+/// All that comes out of a stream of tokens.
 fn stream(model: &TextModel, tokens: &[u32], skip_special: bool) -> String {
     let mut detokenizer = Detokenizer::new(model, skip_special);
     let mut out = String::new();

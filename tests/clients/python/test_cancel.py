@@ -29,6 +29,7 @@ def test_closing_a_stream_cancels_its_request(slow, slow_client):
         pass
     assert slow.metric("cuelight_running") == 1.0
     assert slow.metric("cuelight_kv_blocks_used") > 0.0
+    assert len(slow.actors("Request", "Sequence")) == 2
     stream.close()
     check_gone(slow, before, 1)
 
@@ -64,7 +65,7 @@ def test_streams_cut_at_random_tokens_leave_nothing_behind(server, client):
     server.wait_until_idle()
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    draw, before, cut = random.Random(seed), cancelled(server), 40
+    draw, before, cut = random.Random(seed), cancelled(server), 200
     for _ in range(cut):
         stream = client.chat.completions.create(stream=True, **LONG)
         for _ in zip(range(draw.randrange(1, 30)), stream):

@@ -15,8 +15,6 @@ const TILE: usize = super::TILE_TOKENS;
 const ROWS_AT_ONCE: usize = 8;
 /// Most query heads of one KV head that go through its keys together.
 const HEADS_AT_ONCE: usize = 16;
-/// Vectors of a head that are summed up side by side.
-const WIDTH: usize = 4;
 
 /// The batch's rows, cut into tasks.
 #[derive(Debug, Default)]
@@ -159,6 +157,7 @@ impl Attend<'_> {
 }
 
 /// Sixteen keys and values of one head, of which `first..end` are seen.
+#[derive(Clone, Copy)]
 struct Tile<'a> {
     keys: &'a [f32],
     values: &'a [f32],
@@ -170,88 +169,127 @@ impl Tile<'_> {
     /// Takes this tile into a query's softmax and its weighted sum of values.
     #[inline(always)]
     fn attend<S: Simd>(
-        &self,
+        self,
         s: S,
         query: &[f32],
         scale: f32,
         running: &mut Running,
         out: &mut [f32],
     ) {
-        let scores = s.mul(self.scores(s, query), s.splat(scale));
+        // The same operations, for the usual sizes of a head without checks and in registers.
+        match query.len() {
+            64 => self.attend_whole::<S, 4>(s, query, scale, running, out),
+            128 => self.attend_whole::<S, 8>(s, query, scale, running, out),
+            _ => self.attend_any(s, query, scale, running, out),
+        }
+    }
+
+    /// A head of `W` whole vectors.
+    #[inline(always)]
+    fn attend_whole<S: Simd, const W: usize>(
+        self,
+        s: S,
+        query: &[f32],
+        scale: f32,
+        running: &mut Running,
+        out: &mut [f32],
+    ) {
+        let keys = self.keys.as_chunks::<LANES>().0.as_chunks::<W>().0;
+        let values = self.values.as_chunks::<LANES>().0.as_chunks::<W>().0;
+        let (Some(query), Some(out)) = (
+            query.as_chunks::<LANES>().0.first_chunk::<W>(),
+            out.as_chunks_mut::<LANES>().0.first_chunk_mut::<W>(),
+        ) else {
+            return;
+        };
+        let mut q = [s.splat(0.0); W];
+        for (q, query) in q.iter_mut().zip(query) {
+            *q = s.load(query);
+        }
+        let mut products = [s.splat(0.0); TILE];
+        for (product, key) in products.iter_mut().zip(keys) {
+            let mut sum = s.splat(0.0);
+            for (q, key) in q.iter().zip(key) {
+                sum = s.fma(*q, s.load(key), sum);
+            }
+            *product = sum;
+        }
+        let (weights, fade) = self.weigh(s, s.sums(&products), scale, running);
+        let mut sums = [s.splat(0.0); W];
+        for (sum, out) in sums.iter_mut().zip(&*out) {
+            *sum = s.mul(s.load(out), s.splat(fade));
+        }
+        let seen = values.iter().zip(&weights).take(self.end).skip(self.first);
+        for (value, weight) in seen {
+            let weight = s.splat(*weight);
+            for (sum, value) in sums.iter_mut().zip(value) {
+                *sum = s.fma(weight, s.load(value), *sum);
+            }
+        }
+        for (sum, out) in sums.into_iter().zip(out) {
+            s.store(sum, out);
+        }
+    }
+
+    /// A head of any size.
+    #[inline(always)]
+    fn attend_any<S: Simd>(
+        self,
+        s: S,
+        query: &[f32],
+        scale: f32,
+        running: &mut Running,
+        out: &mut [f32],
+    ) {
+        let width = query.len();
+        let mut products = [s.splat(0.0); TILE];
+        for (product, key) in products.iter_mut().zip(self.keys.chunks_exact(width)) {
+            for at in (0..width).step_by(LANES) {
+                *product = s.fma(load(s, query, at), load(s, key, at), *product);
+            }
+        }
+        let (weights, fade) = self.weigh(s, s.sums(&products), scale, running);
+        for at in (0..width).step_by(LANES) {
+            let mut sum = s.mul(load(s, out, at), s.splat(fade));
+            let values = self.values.chunks_exact(width).zip(&weights);
+            for (value, weight) in values.take(self.end).skip(self.first) {
+                sum = s.fma(s.splat(*weight), load(s, value, at), sum);
+            }
+            store(s, sum, out, at);
+        }
+    }
+
+    /// Takes the products of query and keys into the softmax; gives the keys' weights, 0 for those
+    /// not seen, and the factor for what was summed up so far.
+    #[inline(always)]
+    fn weigh<S: Simd>(
+        self,
+        s: S,
+        products: S::V,
+        scale: f32,
+        running: &mut Running,
+    ) -> ([f32; LANES], f32) {
+        let mut scores = s.mul(products, s.splat(scale));
+        if self.first > 0 || self.end < TILE {
+            // Keys not seen may not even have been written.
+            let mut lanes = [0.0; LANES];
+            s.store(scores, &mut lanes);
+            lanes[..self.first].fill(f32::NEG_INFINITY);
+            lanes[self.end..].fill(f32::NEG_INFINITY);
+            scores = s.load(&lanes);
+        }
         let top = s.largest(scores);
         let max = if top > running.max { top } else { running.max };
         let weights = exp(s, s.sub(scores, s.splat(max)));
-        let mut weight = [0.0; LANES];
-        s.store(weights, &mut weight);
         // Where the maximum stays, this factor is exactly 1.
-        let mut faded = [1.0; LANES];
+        let mut fade = [1.0; LANES];
         if max != running.max {
-            s.store(exp(s, s.splat(running.max - max)), &mut faded);
+            s.store(exp(s, s.splat(running.max - max)), &mut fade);
         }
-        let fade = faded[0];
-        running.sum = running.sum * fade + s.sum(weights);
+        running.sum = running.sum * fade[0] + s.sum(weights);
         running.max = max;
-        let mut at = 0;
-        while at + WIDTH * LANES <= out.len() {
-            self.gather::<S, WIDTH>(s, &weight, fade, out, at);
-            at += WIDTH * LANES;
-        }
-        while at < out.len() {
-            self.gather::<S, 1>(s, &weight, fade, out, at);
-            at += LANES;
-        }
-    }
-
-    /// The products of the query with the seen keys; minus infinity for the others.
-    #[inline(always)]
-    fn scores<S: Simd>(&self, s: S, query: &[f32]) -> S::V {
-        let width = query.len();
-        if self.first == 0 && self.end == TILE {
-            let mut sums = [s.splat(0.0); TILE];
-            for at in (0..width).step_by(LANES) {
-                let q = load(s, query, at);
-                for (key, sum) in self.keys.chunks_exact(width).zip(&mut sums) {
-                    *sum = s.fma(q, load(s, key, at), *sum);
-                }
-            }
-            return s.sums(&sums);
-        }
-        let mut scores = [f32::NEG_INFINITY; LANES];
-        let seen = self.keys.chunks_exact(width).zip(&mut scores).take(self.end).skip(self.first);
-        for (key, score) in seen {
-            let mut sum = s.splat(0.0);
-            for at in (0..width).step_by(LANES) {
-                sum = s.fma(load(s, query, at), load(s, key, at), sum);
-            }
-            *score = s.sum(sum);
-        }
-        s.load(&scores)
-    }
-
-    /// `out[at..] = out[at..] * fade + Σ weight · value` for `N` vectors of the head.
-    #[inline(always)]
-    fn gather<S: Simd, const N: usize>(
-        &self,
-        s: S,
-        weight: &[f32; LANES],
-        fade: f32,
-        out: &mut [f32],
-        at: usize,
-    ) {
-        let width = out.len();
-        let mut sums = [s.splat(0.0); N];
-        for (n, sum) in sums.iter_mut().enumerate() {
-            *sum = s.mul(load(s, out, at + n * LANES), s.splat(fade));
-        }
-        let seen = self.values.chunks_exact(width).zip(weight).take(self.end).skip(self.first);
-        for (value, weight) in seen {
-            let w = s.splat(*weight);
-            for (n, sum) in sums.iter_mut().enumerate() {
-                *sum = s.fma(w, load(s, value, at + n * LANES), *sum);
-            }
-        }
-        for (n, sum) in sums.iter().enumerate() {
-            store(s, *sum, out, at + n * LANES);
-        }
+        let mut lanes = [0.0; LANES];
+        s.store(weights, &mut lanes);
+        (lanes, fade[0])
     }
 }

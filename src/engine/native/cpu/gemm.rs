@@ -12,16 +12,16 @@ use super::share::{Block, each_block, each_part};
 use super::simd::{Isa, Kernel, LANES, Simd};
 use super::team::Team;
 
-/// Most rows of a tile.
-const TILE: usize = 6;
+/// Most rows of a tile that is a whole panel wide.
+const FULL_WIDTH: usize = 5;
 /// Pairs of inputs that all tiles of a row block go through before the next pairs: the stretch of a
-/// panel stays in the first-level cache.
-const STRETCH: usize = 64;
-/// Tiles that go through a task's panels together: their inputs stay in the second-level cache.
-const TILES_AT_ONCE: usize = 42;
-/// With more tiles than this, a task keeps to one stretch of inputs for all its panels.
-const FEW_TILES: usize = 8;
-/// Panels of a task where there are many tiles.
+/// panel stays in the second-level cache.
+const STRETCH: usize = 1024;
+/// Rows that go through a task's panels together: their inputs stay in the second-level cache.
+const ROWS_AT_ONCE: usize = 256;
+/// With more rows than this, a task keeps to one stretch of inputs for all its panels.
+const FEW_ROWS: usize = 64;
+/// Panels of a task where there are many rows.
 const PANELS_AT_ONCE: usize = 4;
 /// Tasks for each thread, so that a thread that is held up gets fewer.
 const TASKS_PER_THREAD: usize = 4;
@@ -41,11 +41,11 @@ pub(super) struct PackedRows {
 }
 
 impl PackedRows {
-    fn pack(&mut self, team: &mut Team, x: &[f32], rows: usize, inputs: usize) {
+    fn pack(&mut self, isa: Isa, team: &mut Team, x: &[f32], rows: usize, inputs: usize) {
         let padded = inputs.next_multiple_of(2);
-        let count = rows.div_ceil(TILE);
+        let count = rows.div_ceil(isa.tile_rows());
         self.tiles.clear();
-        // Tiles of nearly the same size: 7 rows become 3 and 4, not 6 and 1.
+        // Tiles of nearly the same size: 13 rows become 6 and 7, not 12 and 1.
         self.tiles.extend((0..=count).map(|tile| tile * rows / count));
         self.cuts.clear();
         self.cuts.extend(self.tiles.iter().map(|row| row * padded));
@@ -81,9 +81,9 @@ pub(super) fn multiply(
     if rows == 0 {
         return;
     }
-    packed.pack(team, x, rows, matrix.inputs);
+    packed.pack(isa, team, x, rows, matrix.inputs);
     let all = matrix.outputs.div_ceil(PANEL);
-    let most = if packed.tiles.len() > FEW_TILES { PANELS_AT_ONCE } else { all };
+    let most = if rows > FEW_ROWS { PANELS_AT_ONCE } else { all };
     let panels = (all / (team.threads() * TASKS_PER_THREAD)).clamp(1, most);
     let width = panels * PANEL;
     let work = rows * matrix.inputs * matrix.outputs / LANES;
@@ -116,20 +116,23 @@ impl<C: Cell> Kernel for Product<'_, C> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let tiles = self.job.packed.tiles.len() - 1;
+        let rows = &self.job.packed.tiles;
+        let tiles = rows.len() - 1;
+        let all_rows = rows[tiles];
         let pairs = self.job.matrix.pairs();
         let panels = self.out.row(0).len().div_ceil(PANEL);
-        if tiles == 1 {
+        if all_rows <= FULL_WIDTH {
             for panel in 0..panels {
                 self.stretch::<S, CELLS>(s, 0..1, panel, 0..pairs);
             }
             return;
         }
-        for first in (0..tiles).step_by(TILES_AT_ONCE) {
-            let tiles = first..tiles.min(first + TILES_AT_ONCE);
-            let stretches = pairs.div_ceil(STRETCH);
+        let stretches = pairs.div_ceil(STRETCH);
+        let tiles_at_once = (ROWS_AT_ONCE / S::TILE_ROWS).max(1);
+        for first in (0..tiles).step_by(tiles_at_once) {
+            let tiles = first..tiles.min(first + tiles_at_once);
             for i in 0..stretches * panels {
-                let (stretch, panel) = if tiles.len() > FEW_TILES {
+                let (stretch, panel) = if all_rows > FEW_ROWS {
                     (i / panels, i % panels)
                 } else {
                     (i % stretches, i / stretches)
@@ -156,50 +159,57 @@ impl<C: Cell> Product<'_, C> {
         let first_cell =
             ((self.job.first_panel + panel) * self.job.matrix.pairs() + pairs.start) * CELLS;
         let cells = &self.cells[first_cell..];
-        let weights = &cells[..pairs.len() * CELLS].as_chunks::<CELLS>().0;
-        for (i, tile) in tiles.enumerate() {
+        let weights = cells[..pairs.len() * CELLS].as_chunks::<CELLS>().0;
+        for tile in tiles.clone() {
             let (row, rows) = (packed.tiles[tile], packed.tiles[tile + 1] - packed.tiles[tile]);
             let inputs = &packed.data[packed.cuts[tile]..packed.cuts[tile + 1]]
                 [2 * pairs.start * rows..2 * pairs.end * rows];
-            // One tile runs ahead of itself; of several, the first two fetch the next stretch.
-            let ahead = match i {
-                _ if P == CELLS => AHEAD,
-                0 | 1 => weights.len() * (CELLS + 2 * i),
-                _ => 0,
-            };
-            let place = Place { row, panel, starts: pairs.start == 0, ends: pairs.end };
-            let step = Step { inputs, weights, cells, ahead };
+            let first = tile == tiles.start;
+            let place = Place { row, panel, first, starts: pairs.start == 0, ends: pairs.end };
+            let step = Step { inputs, weights, cells, ahead: AHEAD };
             match rows {
-                1 => self.tile::<S, 1, P>(s, step, place),
-                2 => self.tile::<S, 2, P>(s, step, place),
-                3 => self.tile::<S, 3, P>(s, step, place),
-                4 => self.tile::<S, 4, P>(s, step, place),
-                5 => self.tile::<S, 5, P>(s, step, place),
-                _ => self.tile::<S, TILE, P>(s, step, place),
+                1 => self.columns::<S, 1, CELLS, P>(s, step, place),
+                2 if S::WIDE => self.columns::<S, 2, CELLS, P>(s, step, place),
+                3 if S::WIDE => self.columns::<S, 3, CELLS, P>(s, step, place),
+                4 if S::WIDE => self.columns::<S, 4, CELLS, P>(s, step, place),
+                5 if S::WIDE => self.columns::<S, 5, CELLS, P>(s, step, place),
+                6 if S::WIDE => self.columns::<S, 6, 2, 2>(s, step, place),
+                7 if S::WIDE => self.columns::<S, 7, 2, 2>(s, step, place),
+                8 if S::WIDE => self.columns::<S, 8, 2, 2>(s, step, place),
+                9 if S::WIDE => self.columns::<S, 9, 2, 2>(s, step, place),
+                10 if S::WIDE => self.columns::<S, 10, 2, 2>(s, step, place),
+                11 if S::WIDE => self.columns::<S, 11, 2, 2>(s, step, place),
+                12 if S::WIDE => self.columns::<S, 12, 2, 2>(s, step, place),
+                2 => self.columns::<S, 2, 1, 1>(s, step, place),
+                3 => self.columns::<S, 3, 1, 1>(s, step, place),
+                4 => self.columns::<S, 4, 1, 1>(s, step, place),
+                5 => self.columns::<S, 5, 1, 1>(s, step, place),
+                _ => unreachable!("tiles have at most S::TILE_ROWS rows"),
             }
         }
     }
 
-    /// One tile through one stretch: as wide as the registers allow.
+    /// One tile through one stretch, `N` cells at a time, the most that the registers hold.
     #[inline(always)]
-    fn tile<S: Simd, const R: usize, const P: usize>(
+    fn columns<S: Simd, const R: usize, const N: usize, const P: usize>(
         &mut self,
         s: S,
-        step: Step<'_, C>,
+        mut step: Step<'_, C>,
         place: Place,
     ) {
-        if S::WIDE || R == 1 {
-            self.columns::<S, R, CELLS, P>(s, step, place, 0);
-        } else {
-            for first in 0..CELLS {
-                self.columns::<S, R, 1, P>(s, step, place, first);
+        for first in (0..CELLS).step_by(N) {
+            if N < CELLS {
+                // Going through a tile's columns, the first tile fetches the next stretch.
+                let next = step.weights.len() * (CELLS + first);
+                step.ahead = if place.first { next } else { 0 };
             }
+            self.tile::<S, R, N, P>(s, step, place, first);
         }
     }
 
     /// `R` rows by `N` cells of outputs through one stretch.
     #[inline(always)]
-    fn columns<S: Simd, const R: usize, const N: usize, const P: usize>(
+    fn tile<S: Simd, const R: usize, const N: usize, const P: usize>(
         &mut self,
         s: S,
         step: Step<'_, C>,
@@ -254,6 +264,8 @@ struct Place {
     /// The tile's first row.
     row: usize,
     panel: usize,
+    /// Whether this is the first tile to go through the stretch.
+    first: bool,
     /// Whether the sums start here.
     starts: bool,
     /// The pair before which the stretch ends.

@@ -31,8 +31,10 @@ pub(super) trait Kernel {
 pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Sixteen floats.
     type V: Copy;
-    /// Whether there are registers for a tile of 6 × 64 values; if not, tiles are 6 × 16.
+    /// Whether there are registers for 24 sums and their factors; if not, for 10.
     const WIDE: bool;
+    /// Most rows of a tile in a matrix product.
+    const TILE_ROWS: usize = if Self::WIDE { 12 } else { 5 };
 
     /// Runs the kernel compiled for this instruction set.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
@@ -111,6 +113,17 @@ impl Isa {
         match wanted {
             Instructions::Best | Instructions::Scalar => scalar,
             Instructions::Avx512 | Instructions::Avx2 => None,
+        }
+    }
+
+    /// Most rows of a tile in a matrix product.
+    pub(super) fn tile_rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(_) => Avx512::TILE_ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(_) => Avx2::TILE_ROWS,
+            Self::Scalar(_) => Scalar::TILE_ROWS,
         }
     }
 

@@ -121,6 +121,22 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn sums(self, v: &[__m512; LANES]) -> __m512 {
+        // Each step halves the lanes of all sums, two vectors into one; the order in which vectors
+        // are taken together puts the sums into theirs.
+        let a = compute!(quarters(v[0], v[4], v[8], v[12]));
+        let b = compute!(quarters(v[1], v[5], v[9], v[13]));
+        let c = compute!(quarters(v[2], v[6], v[10], v[14]));
+        let d = compute!(quarters(v[3], v[7], v[11], v[15]));
+        compute!({
+            let ab = halve_pairs(a, b);
+            let cd = halve_pairs(c, d);
+            let even = _mm512_shuffle_ps::<0b10_00_10_00>(ab, cd);
+            _mm512_add_ps(even, _mm512_shuffle_ps::<0b11_01_11_01>(ab, cd))
+        })
+    }
+
+    #[inline(always)]
     fn largest(self, v: __m512) -> f32 {
         compute!({
             let high = _mm512_shuffle_f32x4::<0b1110>(v, v);
@@ -161,6 +177,37 @@ impl Simd for Avx512 {
     fn prefetch<T>(self, from: &[T], index: usize) {
         let line = from.as_ptr().wrapping_add(index);
         compute!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
+    }
+}
+
+/// From four vectors, each one's lanes `i + (i+8)`, then `i + (i+4)`: four lanes of each.
+///
+/// # Safety
+/// The CPU has AVX-512F.
+#[inline(always)]
+unsafe fn quarters(a: __m512, b: __m512, c: __m512, d: __m512) -> __m512 {
+    // SAFETY: Registers only.
+    unsafe {
+        let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+        let ab = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+        let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d);
+        let cd = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d));
+        let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
+        _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd))
+    }
+}
+
+/// In each four lanes `i + (i+2)`: two lanes of `a`, then two of `b`.
+///
+/// # Safety
+/// The CPU has AVX-512F.
+#[inline(always)]
+unsafe fn halve_pairs(a: __m512, b: __m512) -> __m512 {
+    // SAFETY: Registers only.
+    unsafe {
+        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+        let low = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
     }
 }
 
