@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,8 +22,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use memchr::memmem;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::{Instant, Sleep};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4096;
 
 /// Serves on a free loopback port until it is killed; prints the port on a line of its own.
 ///
@@ -38,7 +42,10 @@ pub(crate) fn serve(
         runtime.worker_threads(threads);
     }
     runtime.enable_all().build()?.block_on(async move {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+        // The default of 128 would refuse the first SYN of a burst of clients, for a second.
+        let listener = socket.listen(BACKLOG)?;
         crate::load::print_line(&listener.local_addr()?.port())?;
         // A task of its own: the blocked-on future runs outside the worker threads.
         tokio::spawn(accept(listener, pace, one_buffer)).await?
