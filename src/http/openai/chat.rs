@@ -125,11 +125,19 @@ mod tests {
         parse(body.to_string().as_bytes(), Limits { max_choices: 4 })
     }
 
-    #[test]
-    fn a_mistake_is_answered_with_its_parameter_value_and_rule() {
-        let message = |message: Value| json!({ "messages": [message] });
-        let tool = |tool: Value| json!({ "tools": [tool] });
-        let cases = [
+    /// Request, the parameter at fault, and what is said of it.
+    type Mistake = (Value, &'static str, &'static str);
+
+    fn message(message: Value) -> Value {
+        json!({ "messages": [message] })
+    }
+
+    fn tool(tool: Value) -> Value {
+        json!({ "tools": [tool] })
+    }
+
+    fn mistakes_1() -> Vec<Mistake> {
+        vec![
             (
                 json!({ "model": null }),
                 "model",
@@ -182,6 +190,11 @@ mod tests {
                 "temperature",
                 "temperature = \"hot\": must be a number from 0 to 2",
             ),
+        ]
+    }
+
+    fn mistakes_2() -> Vec<Mistake> {
+        vec![
             (
                 json!({ "temperature": 2.5 }),
                 "temperature",
@@ -234,6 +247,11 @@ mod tests {
                 "logit_bias.x",
                 "logit_bias.x = 1: the names in logit_bias must be token ids, such as \"42\"",
             ),
+        ]
+    }
+
+    fn mistakes_3() -> Vec<Mistake> {
+        vec![
             (
                 json!({ "logit_bias": { "1": 101 } }),
                 "logit_bias.1",
@@ -286,12 +304,20 @@ mod tests {
             ),
             (json!({ "cache_salt": "" }), "cache_salt", "cache_salt = \"\": must not be empty"),
             (json!({ "user": 7 }), "user", "user = 7: must be a string"),
-            (
-                json!({ "add_generation_prompt": true, "continue_final_message": true }),
-                "continue_final_message",
-                "continue_final_message = true: is not allowed together with add_generation_prompt = true",
-            ),
-        ];
+        ]
+    }
+
+    fn mistakes_4() -> Vec<Mistake> {
+        vec![(
+            json!({ "add_generation_prompt": true, "continue_final_message": true }),
+            "continue_final_message",
+            "continue_final_message = true: is not allowed together with add_generation_prompt = true",
+        )]
+    }
+
+    #[test]
+    fn a_mistake_is_answered_with_its_parameter_value_and_rule() {
+        let cases = [mistakes_1(), mistakes_2(), mistakes_3(), mistakes_4()].concat();
         for (body, param, message) in cases {
             let error = parsed(body.clone()).expect_err(&body.to_string());
             assert_eq!((error.param.as_deref(), error.message.as_str()), (Some(param), message));
