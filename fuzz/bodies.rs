@@ -7,6 +7,8 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use cuelight::engine::native::checkpoint::parse_header;
+use cuelight::http::openai::{Limits, chat, completions, tokens};
 use cuelight::text::{ChatTemplateInput, Detokenizer, OutputText, StopScanner};
 use cuelight::text::{TextLimits, TextModel};
 use serde_json::{Map, Value};
@@ -77,5 +79,36 @@ pub(crate) fn output_text(data: &[u8]) {
             assert!(whole == text && !stops.iter().any(|stop| whole.contains(stop)), "{stops:?}")
         }
         Some(stop) => assert!(whole[text.len()..].starts_with(&stops[stop]), "{stops:?} {stop}"),
+    }
+}
+
+/// Bytes of a request body, for every endpoint that takes one: what is refused is the client's
+/// fault and says so.
+pub(crate) fn request_parsing(data: &[u8]) {
+    let limits = Limits { max_choices: 8 };
+    let refusals = [
+        chat::parse(data, limits).err(),
+        completions::parse(data, limits).err(),
+        tokens::parse_tokenize(data).err(),
+        tokens::parse_detokenize(data).err(),
+    ];
+    for error in refusals.into_iter().flatten() {
+        let (status, ..) = error.problem.row();
+        assert!(status.is_client_error() && !error.message.is_empty(), "{error:?}");
+    }
+}
+
+/// A whole safetensors file: every range lies in the file and is as long as shape and type say.
+pub(crate) fn safetensors_header(data: &[u8]) {
+    let Ok(tensors) = parse_header(data) else { return };
+    for (name, entry) in tensors {
+        let bytes = data.get(entry.bytes.clone()).unwrap_or_else(|| panic!("{name}: {entry:?}"));
+        let elements: usize = entry.shape.iter().product();
+        let size = match entry.dtype.as_str() {
+            "F32" => 4,
+            "F16" | "BF16" => 2,
+            _ => continue,
+        };
+        assert_eq!(bytes.len(), elements * size, "{name}: {entry:?}");
     }
 }

@@ -100,3 +100,13 @@ fn chat_template_input_survives_mutations() {
 fn output_text_survives_mutations() {
     smoke("output_text", bodies::output_text);
 }
+
+#[test]
+fn request_parsing_survives_mutations() {
+    smoke("request_parsing", bodies::request_parsing);
+}
+
+#[test]
+fn safetensors_header_survives_mutations() {
+    smoke("safetensors_header", bodies::safetensors_header);
+}

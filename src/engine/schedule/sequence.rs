@@ -5,8 +5,8 @@ use std::ops::{Index, IndexMut};
 use crate::engine::Leg;
 use crate::ids::{BlockHash, BlockId};
 
-/// Tokens reserved at a leg's start, so that appending to most outputs never allocates.
-const RESERVED_TOKENS: usize = 1024;
+/// Tokens reserved at a leg's start: short outputs never allocate again, long ones seldom.
+const RESERVED_TOKENS: usize = 64;
 
 /// A leg and how far it has come.
 #[derive(Clone, Debug)]
