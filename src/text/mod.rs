@@ -13,6 +13,7 @@
 mod chat;
 mod config;
 mod detokenize;
+mod encode;
 mod error;
 mod messages;
 mod model;

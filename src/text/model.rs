@@ -7,6 +7,7 @@ use tokenizers::Tokenizer;
 
 use super::chat::{ChatTemplateInput, ChatTemplates};
 use super::config::TokenizerConfig;
+use super::encode::Encoder;
 use super::table::{TokenTable, tokenizer_failed};
 use super::{StopStrings, TextError};
 
@@ -18,17 +19,22 @@ pub struct TextLimits {
     pub template_fuel: u64,
     /// Stop strings one request may have. Default 16.
     pub stop_strings: usize,
+    /// Words whose tokens are kept for the next text that has them, at 64 bytes each; rounded down
+    /// to a power of two. Default 65,536, which is 4 MiB.
+    pub cached_words: usize,
 }
 
 impl Default for TextLimits {
     fn default() -> Self {
-        Self { template_fuel: 5_000_000, stop_strings: 16 }
+        Self { template_fuel: 5_000_000, stop_strings: 16, cached_words: 65_536 }
     }
 }
 
 /// What turns text into tokens and back for one model. Constant and shared: no method locks.
 pub struct TextModel {
     pub(super) tokenizer: Tokenizer,
+    /// `None` for a tokenizer that only `tokenizers` knows.
+    encoder: Option<Encoder>,
     pub(super) table: TokenTable,
     config: TokenizerConfig,
     chat: Option<ChatTemplates>,
@@ -56,9 +62,10 @@ impl TextModel {
         })?;
         let tokenizer = read_tokenizer(&json, &path)?;
         let table = TokenTable::new(&tokenizer, &json, &path)?;
+        let encoder = Encoder::recognise(&tokenizer, limits.cached_words);
         let config = TokenizerConfig::load(dir)?;
         let chat = ChatTemplates::compile(&config, limits.template_fuel)?;
-        Ok(Self { tokenizer, table, config, chat, limits })
+        Ok(Self { tokenizer, encoder, table, config, chat, limits })
     }
 
     /// The token ids of a text.
@@ -74,13 +81,16 @@ impl TextModel {
             Some(wrap) if add_special => (wrap, false),
             _ => ((false, false), add_special),
         };
-        let encoding = self.tokenizer.encode_fast(text, by_tokenizer).map_err(tokenizer_failed)?;
-        let ids = encoding.get_ids();
         let wanted = |wanted: bool, key| if wanted { self.special_id(key) } else { None };
         let (bos, eos) = (wanted(wrap.0, "bos_token"), wanted(wrap.1, "eos_token"));
-        let mut tokens = Vec::with_capacity(ids.len() + 2);
+        let mut tokens = Vec::with_capacity(text.len() / 4 + 16);
         tokens.extend(bos);
-        tokens.extend_from_slice(ids);
+        let encoder = self.encoder.as_ref();
+        if !encoder.is_some_and(|own| own.encode(&self.tokenizer, text, by_tokenizer, &mut tokens))
+        {
+            let encoding = self.tokenizer.encode_fast(text, by_tokenizer);
+            tokens.extend_from_slice(encoding.map_err(tokenizer_failed)?.get_ids());
+        }
         tokens.extend(eos);
         Ok(tokens)
     }
