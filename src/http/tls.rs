@@ -80,3 +80,35 @@ fn words(error: &pem::Error) -> String {
 fn unreadable(key: &'static str, path: &Path, detail: String) -> TlsError {
     TlsError::Unreadable { key, path: path.to_owned(), detail }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(cert: &str, key: &str) -> Result<(), String> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls");
+        let tls = Tls { cert: dir.join(cert), key: dir.join(key) };
+        let shown = |error: TlsError| error.to_string().replace(&format!("{}/", dir.display()), "");
+        load_tls(&tls).map(drop).map_err(shown)
+    }
+
+    #[test]
+    fn a_pair_that_cannot_be_used_is_refused_by_key_and_file() {
+        assert_eq!(load("cert.pem", "key.pem"), Ok(()));
+        let cases = [
+            ("none.pem", "key.pem", "frontend.tls.cert = none.pem: cannot be read: "),
+            ("key.pem", "key.pem", "frontend.tls.cert = key.pem: has no certificate; "),
+            ("cert.pem", "none.pem", "frontend.tls.key = none.pem: cannot be read: "),
+            ("cert.pem", "cert.pem", "frontend.tls.key = cert.pem: has no private key; "),
+            (
+                "cert.pem",
+                "other_key.pem",
+                "frontend.tls.cert = cert.pem and frontend.tls.key = other_key.pem: ",
+            ),
+        ];
+        for (cert, key, text) in cases {
+            let error = load(cert, key).expect_err(text);
+            assert!(error.starts_with(text), "{error}");
+        }
+    }
+}
