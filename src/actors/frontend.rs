@@ -12,7 +12,7 @@ use super::handle::Shared;
 use super::link::{self, Link, WorkerLink};
 use super::models::{self, Models};
 use super::requests::{self, Requests};
-use super::restart::{RestartBudget, Verdict};
+use super::restart::{RestartBudget, Verdict, ended};
 use super::tree::{Card, CardId, Label};
 use super::worker::WorkerUp;
 use crate::ids::Generation;
@@ -287,15 +287,8 @@ impl Actor for FrontendActor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(cell, why) => {
-                state.failed(&myself, cell.get_id(), why.to_string())?;
-            }
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                let last = reason.unwrap_or_else(|| "stopped".to_string());
-                state.failed(&myself, cell.get_id(), last)?;
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        if let Some((child, why)) = ended(event) {
+            state.failed(&myself, child.get_id(), why)?;
         }
         Ok(())
     }

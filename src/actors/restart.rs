@@ -1,9 +1,23 @@
-//! How often a part may be restarted: a pure decision, the same for every supervisor.
+//! What a child's end means and how often it may be restarted: the same for every supervisor.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use ractor::{ActorCell, SupervisionEvent};
+
 use crate::config::Supervision;
+
+/// The child that ended and why, if that is what the event says. However a child ends that nobody
+/// asked to (an error, a panic, a kill, a stop), it is a loss to its supervisor.
+pub fn ended(event: SupervisionEvent) -> Option<(ActorCell, String)> {
+    match event {
+        SupervisionEvent::ActorFailed(child, why) => Some((child, why.to_string())),
+        SupervisionEvent::ActorTerminated(child, _, reason) => {
+            Some((child, reason.unwrap_or_else(|| "stopped".to_string())))
+        }
+        SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
+    }
+}
 
 /// What to do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::context::NodeContext;
 use super::frontend::{self, FrontendActor};
 use super::handle::Shared;
 use super::rank::Launch;
-use super::restart::{RestartBudget, Verdict};
+use super::restart::{RestartBudget, Verdict, ended};
 use super::tree::{Card, CardId, Label};
 use super::worker::{self, Worker, WorkerUp};
 use crate::ids::Generation;
@@ -283,15 +283,8 @@ impl Actor for NodeRoot {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorFailed(cell, why) => {
-                state.failed(&myself, cell.get_id(), why.to_string())?;
-            }
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                let why = reason.unwrap_or_else(|| "stopped".to_string());
-                state.failed(&myself, cell.get_id(), why)?;
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        if let Some((child, why)) = ended(event) {
+            state.failed(&myself, child.get_id(), why)?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::context::NodeContext;
 use super::rank::{self, Launch, Progress, Rank};
+use super::restart::ended;
 use super::root;
 use super::tree::{Card, CardId, Label};
 use crate::engine::Description;
@@ -198,15 +199,7 @@ impl Actor for Worker {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let (cell, why) = match event {
-            SupervisionEvent::ActorFailed(cell, why) => (cell, why.to_string()),
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                (cell, reason.unwrap_or_else(|| "stopped".to_string()))
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {
-                return Ok(());
-            }
-        };
-        Err(WorkerError::RankLost { rank: state.rank_of(&cell), why }.into())
+        let Some((child, why)) = ended(event) else { return Ok(()) };
+        Err(WorkerError::RankLost { rank: state.rank_of(&child), why }.into())
     }
 }

@@ -77,6 +77,7 @@ fn frontend(values: &mut Values, host: &Host) -> Frontend {
             .maybe_size("frontend.tokenizer_threads")
             .unwrap_or_else(|| (host.cores / 2).max(1)),
         tokenizer_queue: values.size("frontend.tokenizer_queue"),
+        tokenizer_cached_words: values.size("frontend.tokenizer_cached_words"),
         template_fuel: values.size("frontend.template_fuel") as u64,
     }
 }

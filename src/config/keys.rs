@@ -185,6 +185,13 @@ pub(super) const KEYS: &[Key] = &[
     .metric("cuelight_tokenizer_queue")
     .limit(|c| frontend(c, |f| f.tokenizer_queue as f64)),
     Key::new(
+        "frontend.tokenizer_cached_words",
+        whole(0, 16 * MIB),
+        Is("65536"),
+        "words whose tokens are kept, at 64 bytes each; 0 for none",
+    )
+    .limit(|c| frontend(c, |f| f.tokenizer_cached_words as f64)),
+    Key::new(
         "frontend.template_fuel",
         whole(1000, 1_000_000_000_000),
         Is("5000000"),

@@ -128,6 +128,9 @@ pub struct Frontend {
     /// `frontend.tokenizer_queue`: long prompts that wait for such a thread; one more gets 429.
     /// Default 1,024.
     pub tokenizer_queue: usize,
+    /// `frontend.tokenizer_cached_words`: words whose tokens are kept, at 64 bytes each; 0 for none.
+    /// Default 65,536.
+    pub tokenizer_cached_words: usize,
     /// `frontend.template_fuel`: instructions that a chat template may run. Default 5,000,000.
     pub template_fuel: u64,
 }

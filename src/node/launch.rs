@@ -72,7 +72,11 @@ fn served_model(config: &Config) -> Result<Option<Arc<ServedModel>>, StartError>
     let card = read_card(&dir);
     let card =
         card.map_err(|error| StartError::Model { dir: dir.clone(), source: Box::new(error) })?;
-    let limits = TextLimits { template_fuel: frontend.template_fuel, ..TextLimits::default() };
+    let limits = TextLimits {
+        template_fuel: frontend.template_fuel,
+        cached_words: frontend.tokenizer_cached_words,
+        ..TextLimits::default()
+    };
     let text = TextModel::load(&dir, limits);
     let text =
         text.map_err(|error| StartError::Text { dir: dir.clone(), source: Box::new(error) })?;

@@ -21,6 +21,7 @@ use tracing::{debug, warn};
 
 use super::context::NodeContext;
 use super::link::{Frame, LinkId};
+use super::restart::ended;
 use super::tree::{Card, CardId, Label};
 use super::worker;
 use crate::engine::{Description, Engine, EngineError, Leg};
@@ -119,10 +120,10 @@ impl State {
     }
 
     /// A sequence ended that nobody had asked to: its leg is lost, the others are not.
-    fn sequence_lost(&mut self, actor: ActorId) {
+    fn sequence_lost(&mut self, actor: ActorId, why: &str) {
         let Some(leg) = self.by_actor.remove(&actor) else { return };
         let Some(live) = self.live.remove(&leg) else { return };
-        warn!(%leg, "the sequence was lost");
+        warn!(%leg, why, "the sequence was lost");
         self.card.count(0, self.live.len() as u64);
         self.thread.send(Command::Lost { leg, link: live.link });
     }
@@ -211,10 +212,8 @@ impl Actor for Rank {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        match event {
-            SupervisionEvent::ActorTerminated(cell, ..)
-            | SupervisionEvent::ActorFailed(cell, _) => state.sequence_lost(cell.get_id()),
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        if let Some((child, why)) = ended(event) {
+            state.sequence_lost(child.get_id(), &why);
         }
         Ok(())
     }
