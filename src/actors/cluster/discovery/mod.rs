@@ -5,7 +5,6 @@
 //! peers known so far are kept. After an outage a peer that the service no longer lists is kept for
 //! one more `ttl`, the time that it has to announce itself again.
 
-mod backoff;
 mod etcd;
 mod file;
 mod roster;

@@ -20,9 +20,10 @@ use self::gateway::{Gateway, GatewayError};
 use self::wire::{
     Bytes, Done, Event, EventKind, Int64, KeptAlive, KeyValue, Lease, Range, Streamed,
 };
-use super::backoff::Backoff;
+use super::super::redial::backoff;
 use super::roster::Roster;
 use super::{Announcement, Board, Complaints, MAX_ANNOUNCEMENTS};
+use crate::config::Redial;
 
 /// Bounds of the wait for one endpoint, a third of the `ttl`.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -79,24 +80,20 @@ struct Etcd {
 }
 
 impl Etcd {
-    fn backoff(&self) -> Backoff {
-        Backoff::new(FIRST_PAUSE, self.ttl / 3)
-    }
-
     /// Keeps the own key in etcd, forever.
     async fn register(&self) {
-        let mut backoff = self.backoff();
+        let mut pauses = Pauses::new(self.ttl);
         let mut missing = true;
         loop {
             let pause = match self.keep(&mut missing).await {
                 Ok(()) => {
                     self.board.report(REGISTERING, None);
-                    backoff.reset();
+                    pauses.reset();
                     self.ttl / 3
                 }
                 Err(error) => {
                     self.board.report(REGISTERING, Some(error.to_string()));
-                    backoff.next()
+                    pauses.next()
                 }
             };
             tokio::select! {
@@ -104,7 +101,7 @@ impl Etcd {
                 () = self.own_missing.notified() => {
                     missing = true;
                     // Somebody may remove it again and again.
-                    sleep(backoff.next()).await;
+                    sleep(pauses.next()).await;
                 }
             }
         }
@@ -175,15 +172,15 @@ impl Etcd {
     /// Keeps the board up to date, forever.
     async fn follow(&self) {
         let mut others = Others::new(self.ttl);
-        let mut backoff = self.backoff();
+        let mut pauses = Pauses::new(self.ttl);
         loop {
-            match self.list_and_watch(&mut others, &mut backoff).await {
+            match self.list_and_watch(&mut others, &mut pauses).await {
                 Ok(End::Lifetime) => {}
-                Ok(End::Cancelled) => sleep(backoff.next()).await,
+                Ok(End::Cancelled) => sleep(pauses.next()).await,
                 Err(error) => {
                     others.outage = true;
                     self.board.report(FOLLOWING, Some(error.to_string()));
-                    sleep(backoff.next()).await;
+                    sleep(pauses.next()).await;
                 }
             }
         }
@@ -193,7 +190,7 @@ impl Etcd {
     async fn list_and_watch(
         &self,
         others: &mut Others,
-        backoff: &mut Backoff,
+        pauses: &mut Pauses,
     ) -> Result<End, GatewayError> {
         let prefix = Bytes(self.prefix.clone().into_bytes());
         let range_end = wire::range_end(self.prefix.as_bytes());
@@ -214,7 +211,7 @@ impl Etcd {
             let Ok(watched) = timeout_at(end, watch.next()).await else { return Ok(End::Lifetime) };
             let watched = watched?;
             if watched.created {
-                backoff.reset();
+                pauses.reset();
             }
             for event in watched.events {
                 if !others.note(event, &self.key, &self.own) {
@@ -228,6 +225,29 @@ impl Etcd {
                 return Ok(End::Cancelled);
             }
         }
+    }
+}
+
+/// How long to wait before the next attempt of one loop.
+struct Pauses {
+    limits: Redial,
+    /// Attempts since the last success.
+    attempts: u32,
+}
+
+impl Pauses {
+    fn new(ttl: Duration) -> Self {
+        Self { limits: Redial { first: FIRST_PAUSE, max: ttl / 3 }, attempts: 0 }
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = backoff(self.attempts, &self.limits);
+        self.attempts = self.attempts.saturating_add(1);
+        pause
+    }
+
+    fn reset(&mut self) {
+        self.attempts = 0;
     }
 }
 
