@@ -205,6 +205,14 @@ fn silent_connections_beyond_the_limit_wait_outside_and_a_node_still_comes_in() 
 }
 
 #[test]
+fn a_node_listens_where_it_was_told_and_nowhere_else() {
+    let cluster = Cluster::start(&[]);
+    for node in [&cluster.front, &cluster.back] {
+        assert_eq!(node.listens(), node.told_to_listen(), "{}", node.name);
+    }
+}
+
+#[test]
 fn whoever_answers_at_a_seed_cannot_hurt_who_dials() {
     let fake = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = fake.local_addr().unwrap();

@@ -130,6 +130,35 @@ impl Node {
         fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
     }
 
+    /// The ports where it listens, in order, over IPv4 and IPv6.
+    pub(crate) fn listens(&self) -> Vec<u16> {
+        let process = self.process.id();
+        let folder = fs::read_dir(format!("/proc/{process}/fd")).unwrap().flatten();
+        let links = folder.filter_map(|fd| fs::read_link(fd.path()).ok());
+        let own: Vec<String> = links.filter_map(|link| link.to_str().map(str::to_owned)).collect();
+        let mut ports = Vec::new();
+        for table in ["tcp", "tcp6"] {
+            let table = fs::read_to_string(format!("/proc/{process}/net/{table}"));
+            for line in table.unwrap_or_default().lines().skip(1) {
+                let columns: Vec<&str> = line.split_whitespace().collect();
+                let (address, state, inode) = (columns[1], columns[3], columns[9]);
+                if state == "0A" && own.contains(&format!("socket:[{inode}]")) {
+                    let port = address.rsplit(':').next().unwrap();
+                    ports.push(u16::from_str_radix(port, 16).unwrap());
+                }
+            }
+        }
+        ports.sort_unstable();
+        ports
+    }
+
+    /// The ports that its configuration names, in order.
+    pub(crate) fn told_to_listen(&self) -> Vec<u16> {
+        let mut ports = vec![self.http.0.port(), self.peers.port()];
+        ports.sort_unstable();
+        ports
+    }
+
     pub(crate) fn memory_kib(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
