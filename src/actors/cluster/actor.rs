@@ -157,8 +157,12 @@ impl State {
                 return Ok(());
             }
         };
-        if let Some(old) = taken.replaces {
-            self.forget(old, "it connected anew");
+        let is_same = |old: &SessionId| self.sessions.get(old).is_some_and(|s| s.node == node);
+        match taken.replaces {
+            // The same life of the node on another connection: what it serves has not changed.
+            Some(old) if is_same(&old) => drop(self.sessions.remove(&old)),
+            Some(old) => self.forget(old, "a later incarnation connected"),
+            None => {}
         }
         info!(peer = %node, address, "connected");
         let (end, work) = pipe::lay(connection, self.args.transport.pulse);
@@ -228,7 +232,7 @@ impl State {
         Ok(())
     }
 
-    /// The connection of a session is gone or replaced: so is all that its node served.
+    /// A node is gone, and with it all that it served.
     fn forget(&mut self, session: SessionId, why: &str) {
         let Some(Session { node, address, .. }) = self.sessions.remove(&session) else { return };
         self.door.ended(session);

@@ -66,7 +66,9 @@ impl RemoteControl {
     /// The one of this node, if its session is ready.
     pub fn find(node: &NodeId) -> Option<Self> {
         let members = pg::get_members(&group(node));
-        members.into_iter().find(|cell| !cell.get_id().is_local()).map(|cell| Self(cell.into()))
+        let remote = members.into_iter().filter(|cell| !cell.get_id().is_local());
+        // Of a session that has just been replaced and its successor, the latter has the larger id.
+        remote.max_by_key(|cell| cell.get_id()).map(|cell| Self(cell.into()))
     }
 
     /// Tells the node about this one.
