@@ -116,8 +116,9 @@ fn what_is_not_etcd_is_a_problem_with_a_way_out() {
     let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let node = at(&[&format!("http://{}", web.local_addr().unwrap())]);
     std::thread::spawn(move || {
-        use std::io::Write;
+        use std::io::{Read, Write};
         for stream in web.incoming().flatten() {
+            let _ = (&stream).read(&mut [0; 4096]); // closing with something unread would reset it
             let _ = (&stream).write_all(b"HTTP/1.0 404 Not Found\r\n\r\n<html>");
         }
     });
