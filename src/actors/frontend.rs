@@ -80,8 +80,16 @@ struct LinkSlot {
     up: WorkerUp,
     actor: Option<ActorCell>,
     link: Option<Arc<Link>>,
-    /// Attempts to reach another node's worker since it was last linked.
+    /// Since when it is linked.
+    linked_at: Option<Instant>,
+    /// Attempts to reach another node's worker that came to nothing, or to little.
     attempts: u32,
+}
+
+impl LinkSlot {
+    fn new(up: WorkerUp) -> Self {
+        Self { up, actor: None, link: None, linked_at: None, attempts: 0 }
+    }
 }
 
 /// A `Frontend`'s memory.
@@ -90,6 +98,8 @@ pub struct State {
     models: Option<ActorRef<models::Msg>>,
     requests: Option<ActorRef<requests::Msg>>,
     links: HashMap<WorkerId, LinkSlot>,
+    /// Workers that did not fit when they were judged last.
+    refused: HashMap<WorkerId, WorkerUp>,
     starts: HashMap<Part, u32>,
     budgets: HashMap<Part, RestartBudget>,
     card: Card,
@@ -104,7 +114,11 @@ pub struct FrontendError {
 }
 
 impl State {
+    /// How often this part was started, this time included; a link has its worker's generation.
     fn next_start(&mut self, part: &Part) -> u32 {
+        if let Part::Link(_) = part {
+            return 0;
+        }
         let starts = self.starts.entry(part.clone()).or_default();
         *starts += 1;
         *starts
@@ -156,7 +170,7 @@ impl State {
             slot.filter(|slot| slot.up.generation == link.generation && slot.actor.is_some());
         let Some(slot) = slot else { return link.end() };
         slot.link = Some(link.clone());
-        slot.attempts = 0;
+        slot.linked_at = Some(Instant::now());
         info!(worker = %link.worker, generation = link.generation.0, "worker is linked");
         if let Some(models) = &self.models {
             // Being restarted, it will start from the links that live then.
@@ -206,14 +220,30 @@ impl State {
         if self.links.get(&worker).is_some_and(|slot| slot.up.generation >= up.generation) {
             return Ok(()); // known already, or said by a generation that has been replaced
         }
-        if let Way::Remote(_) = up.way
-            && !self.fits(&up)
-        {
+        if !self.fits(&up) {
+            self.refused.insert(worker, up);
             return Ok(());
         }
+        self.refused.remove(&worker);
         self.unlink(&worker, up.generation, "a later generation is up".to_string());
-        self.links.insert(worker.clone(), LinkSlot { up, actor: None, link: None, attempts: 0 });
+        self.links.insert(worker.clone(), LinkSlot::new(up));
         self.spawn(myself, Part::Link(worker)).await
+    }
+
+    /// A worker is gone. Those that did not fit beside it may fit now.
+    async fn worker_down(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        worker: &WorkerId,
+        generation: Generation,
+        why: String,
+    ) -> Result<(), ActorProcessingErr> {
+        self.refused.remove(worker);
+        self.unlink(worker, generation, why);
+        for (_, up) in std::mem::take(&mut self.refused) {
+            self.worker_up(myself, up).await?;
+        }
+        Ok(())
     }
 
     /// Whether another node's worker can serve its model here; says so if it cannot.
@@ -223,13 +253,15 @@ impl State {
             info!(worker = %up.id, model = %up.model, "serves a model that is not offered here");
             return false;
         };
-        let mut others = self.links.values().filter(|slot| slot.up.model == up.model);
-        let block_tokens = others.next().map(|slot| slot.up.description.block_tokens);
-        let Err(mismatch) = terms::check(&model.served, block_tokens, up) else { return true };
+        let is_other = |slot: &&LinkSlot| slot.up.model == up.model && slot.up.id != up.id;
+        let other = self.links.values().find(is_other).map(|slot| &slot.up.description);
+        let max_frame = self.shared.node.config.cluster.as_ref().map(|cluster| cluster.max_frame);
+        let checked = terms::check(&model.served, other, max_frame, up);
+        let Err(mismatch) = checked else { return true };
         error!(worker = %up.id, model = %up.model, %mismatch, "refused a worker");
         if let Some(models) = &self.models {
             let (worker, model) = (up.id.clone(), up.model.clone());
-            // Being restarted, it hears it again when the node next speaks of its worker.
+            // Being restarted: it is told when the worker is judged again.
             let _ = models.cast(models::Msg::Refused { worker, model, why: mismatch.to_string() });
         }
         false
@@ -258,15 +290,18 @@ impl State {
         Some(Part::Link(worker))
     }
 
-    /// When to try to reach another node's worker again. It is tried for as long as its node says
-    /// that it is up: what happens elsewhere costs this front end none of its restarts.
+    /// When to try to reach a worker again. It is tried for as long as it is said to be up: what
+    /// happens to a worker costs this front end none of its restarts.
     fn reconnect_delay(&mut self, part: &Part) -> Option<Duration> {
         let Part::Link(worker) = part else { return None };
+        let config = &self.shared.node.config;
         let slot = self.links.get_mut(worker)?;
-        if let Way::Local(_) = slot.up.way {
-            return None;
+        let cluster = config.cluster.as_ref().filter(|_| matches!(slot.up.way, Way::Remote(_)));
+        let Some(cluster) = cluster else { return Some(config.supervision.delay) };
+        // A link that breaks as soon as it is up is no success.
+        if slot.linked_at.take().is_some_and(|at| at.elapsed() > cluster.redial.max) {
+            slot.attempts = 0;
         }
-        let cluster = self.shared.node.config.cluster.as_ref()?;
         let delay = backoff(slot.attempts, &cluster.redial);
         slot.attempts += 1;
         Some(delay)
@@ -281,7 +316,8 @@ impl State {
     ) -> Result<(), FrontendError> {
         let Some(part) = self.take_part(actor) else { return Ok(()) };
         if let Some(delay) = self.reconnect_delay(&part) {
-            info!(?part, why = last, ?delay, "not linked; trying again");
+            info!(part = part.name(), why = last, ?delay, "not linked; trying again");
+            self.shared.node.metrics.restarted(part.name());
             myself.send_after(delay, || Msg::Respawn(part));
             return Ok(());
         }
@@ -328,6 +364,7 @@ impl Actor for FrontendActor {
             models: None,
             requests: None,
             links: HashMap::new(),
+            refused: HashMap::new(),
             starts: HashMap::new(),
             budgets: HashMap::new(),
             card,
@@ -348,7 +385,9 @@ impl Actor for FrontendActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::WorkerUp(up) => state.worker_up(&myself, up).await?,
-            Msg::WorkerDown { worker, generation, why } => state.unlink(&worker, generation, why),
+            Msg::WorkerDown { worker, generation, why } => {
+                state.worker_down(&myself, &worker, generation, why).await?;
+            }
             Msg::Linked(link) => state.linked(link),
             Msg::Respawn(part) => state.spawn(&myself, part).await?,
             Msg::CutOff => {

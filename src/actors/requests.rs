@@ -96,7 +96,14 @@ impl State {
         let view = self.shared.view.borrow();
         let readiness = view.model(name).map(super::models::ModelView::readiness);
         match readiness.map(|readiness| readiness.reason) {
-            Some(None) => Ok(()),
+            Some(None) => match request.model.begun_waiting.load(Ordering::Relaxed) {
+                0 => Ok(()),
+                waiting => {
+                    let what = "requests that have begun wait for a rank with room";
+                    let (current, limit) = (waiting, 0);
+                    Err(Failure::TooManyRequests { what, current, limit, retry_after })
+                }
+            },
             Some(Some(reason)) => {
                 Err(Failure::NotReady { model: name.clone(), reason, retry_after })
             }

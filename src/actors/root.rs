@@ -1,10 +1,10 @@
 //! `NodeRoot`: the process. Supervises the front end and the worker; starts the next generation of
 //! what failed, within a budget, and gives up beyond it (the process then ends with exit code 70).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use ractor_cluster::RactorMessage;
@@ -20,6 +20,9 @@ use super::restart::{RestartBudget, Verdict, ended};
 use super::tree::{Card, CardId, Label, Snapshot};
 use super::worker::{self, Worker, WorkerUp};
 use crate::ids::{Generation, WorkerId};
+
+/// How long a restarted cluster may take to find the nodes that it knew.
+const CONFIRM: Duration = Duration::from_secs(10);
 
 /// What `NodeRoot` answers to.
 #[derive(RactorMessage)]
@@ -45,6 +48,8 @@ pub enum Msg {
     CutOff,
     /// Internal: the delay before a restart is over.
     Respawn(Part),
+    /// Internal: a restarted cluster had time to find these workers again.
+    Confirm(HashSet<WorkerId>),
 }
 
 /// A child of the root.
@@ -76,7 +81,7 @@ pub struct WorkerSpec {
     /// Makes a rank's engine.
     pub launch: Launch,
     /// A step that takes longer loses the worker.
-    pub step_timeout: std::time::Duration,
+    pub step_timeout: Duration,
     /// Hash of the model's tokenizer.
     pub tokenizer: u64,
 }
@@ -141,6 +146,8 @@ pub struct State {
     up: Option<WorkerUp>,
     /// Workers of other nodes that are up.
     remote: HashMap<WorkerId, WorkerUp>,
+    /// Those of them that the living cluster has told of.
+    confirmed: HashSet<WorkerId>,
     /// Whether any generation of the worker was loaded.
     ever_up: bool,
     card: Card,
@@ -213,8 +220,8 @@ impl State {
     }
 
     fn worker_up(&mut self, up: WorkerUp) {
-        if up.generation.0 != self.worker_child.starts {
-            return; // said by a generation that has been replaced since
+        if self.worker_child.actor.is_none() || up.generation.0 != self.worker_child.starts {
+            return; // said by a generation that has failed since
         }
         info!(worker = %up.id, generation = up.generation.0, "the worker is up");
         self.args.node.set_worker_up(true);
@@ -225,6 +232,13 @@ impl State {
     }
 
     fn remote_up(&mut self, up: WorkerUp) {
+        let is_earlier = |id: &&WorkerId| id.node.name == up.id.node.name && id.node < up.id.node;
+        let earlier: Vec<_> = self.remote.keys().filter(is_earlier).cloned().collect();
+        for worker in earlier {
+            let why = "a later incarnation of its node is up".to_string();
+            self.remote_down(worker, Generation(u32::MAX), why);
+        }
+        self.confirmed.insert(up.id.clone());
         self.remote.insert(up.id.clone(), up.clone());
         self.tell_frontend(frontend::Msg::WorkerUp(up));
     }
@@ -232,8 +246,18 @@ impl State {
     fn remote_down(&mut self, worker: WorkerId, generation: Generation, why: String) {
         if self.remote.get(&worker).is_some_and(|up| up.generation <= generation) {
             self.remote.remove(&worker);
+            self.confirmed.remove(&worker);
         }
         self.tell_frontend(frontend::Msg::WorkerDown { worker, generation, why });
+    }
+
+    /// Workers of other nodes that the cluster knew before it was lost and has not found again.
+    fn drop_unconfirmed(&mut self, unheard: &HashSet<WorkerId>) {
+        let gone: Vec<_> = unheard.difference(&self.confirmed).cloned().collect();
+        for worker in gone {
+            let why = "its node did not come back".to_string();
+            self.remote_down(worker, Generation(u32::MAX), why);
+        }
     }
 
     fn tell_cluster(&self, message: cluster::Msg) {
@@ -286,6 +310,20 @@ impl State {
         why: String,
     ) -> Result<(), GaveUp> {
         let Some(part) = self.take_part(actor) else { return Ok(()) };
+        if part == Part::Cluster {
+            // What goes away while nobody listens is never told of.
+            let unheard = std::mem::take(&mut self.confirmed);
+            myself.send_after(CONFIRM, move || Msg::Confirm(unheard));
+        }
+        self.part_failed(myself, part, why)
+    }
+
+    fn part_failed(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        part: Part,
+        why: String,
+    ) -> Result<(), GaveUp> {
         let budget = match part {
             Part::Cluster => &mut self.cluster_child.budget,
             Part::Frontend => &mut self.frontend_child.budget,
@@ -347,6 +385,7 @@ impl Actor for NodeRoot {
             worker_child,
             up: None,
             remote: HashMap::new(),
+            confirmed: HashSet::new(),
             ever_up: false,
             card,
         };
@@ -377,7 +416,12 @@ impl Actor for NodeRoot {
                 state.card.state("stopping");
                 state.tell_frontend(frontend::Msg::CutOff);
             }
-            Msg::Respawn(part) => state.spawn(&myself, part).await?,
+            Msg::Respawn(part) => {
+                if let Err(error) = state.spawn(&myself, part).await {
+                    state.part_failed(&myself, part, error.to_string())?;
+                }
+            }
+            Msg::Confirm(unheard) => state.drop_unconfirmed(&unheard),
         }
         Ok(())
     }

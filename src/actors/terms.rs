@@ -2,6 +2,8 @@
 
 use super::models::ServedModel;
 use super::worker::WorkerUp;
+use crate::engine::Description;
+use crate::word::Word;
 
 /// Why a worker cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,6 +31,26 @@ pub enum Mismatch {
         /// Here.
         ours: usize,
     },
+    /// Another engine computes other tokens from the same prompt.
+    #[error(
+        "its engine is `{theirs}`, that of the model's other workers `{ours}`; give all one worker.engine"
+    )]
+    Engine {
+        /// There.
+        theirs: Word,
+        /// On the workers that serve the model already.
+        ours: Word,
+    },
+    /// The longest prompt would not fit into one message.
+    #[error(
+        "a prompt of its whole context may need {needed} bytes between nodes, and cluster.max_frame_bytes is {limit}; raise it on all nodes"
+    )]
+    Frame {
+        /// The limit here.
+        limit: usize,
+        /// What it may take.
+        needed: usize,
+    },
     /// Blocks of one worker could not be found on another.
     #[error(
         "its KV blocks have {theirs} tokens, those of the model's other workers {ours}; give all \
@@ -42,13 +64,19 @@ pub enum Mismatch {
     },
 }
 
+/// Most bytes of one token id between nodes.
+const TOKEN_BYTES: usize = 5;
+/// Most bytes of a leg besides its tokens, sampling rules included.
+const LEG_BYTES: usize = 32 << 10;
+
 /// Compares a worker with the model here and with the workers that serve it already.
 ///
 /// # Errors
 /// The first thing that differs.
 pub fn check(
     model: &ServedModel,
-    block_tokens: Option<usize>,
+    other: Option<&Description>,
+    max_frame: Option<usize>,
     worker: &WorkerUp,
 ) -> Result<(), Mismatch> {
     let (engine, vocab) = (&worker.description, model.text.vocab_len());
@@ -61,10 +89,19 @@ pub fn check(
     if engine.context != model.context {
         return Err(Mismatch::Context { theirs: engine.context, ours: model.context });
     }
-    match block_tokens {
-        Some(ours) if ours != engine.block_tokens => {
-            Err(Mismatch::BlockTokens { theirs: engine.block_tokens, ours })
+    if let Some(other) = other {
+        if other.block_tokens != engine.block_tokens {
+            let (theirs, ours) = (engine.block_tokens, other.block_tokens);
+            return Err(Mismatch::BlockTokens { theirs, ours });
         }
+        if other.kind != engine.kind {
+            let (theirs, ours) = (engine.kind.clone(), other.kind.clone());
+            return Err(Mismatch::Engine { theirs, ours });
+        }
+    }
+    let needed = engine.context * TOKEN_BYTES + LEG_BYTES;
+    match max_frame {
+        Some(limit) if limit < needed => Err(Mismatch::Frame { limit, needed }),
         _ => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ractor::concurrency::JoinHandle;
@@ -106,6 +107,7 @@ fn served_model(
         dir: dir.to_owned(),
         context: context(cap, &card),
         tokenizer: fingerprint(dir)?,
+        begun_waiting: AtomicUsize::new(0),
         sampling: suggested(&card),
         text: Arc::new(text),
     }))
@@ -113,7 +115,10 @@ fn served_model(
 
 /// Hash of what turns text into token ids: two nodes with the same one mean the same by an id.
 fn fingerprint(dir: &Path) -> Result<u64, StartError> {
-    let bytes = std::fs::read(dir.join("tokenizer.json"))?;
+    let path = dir.join("tokenizer.json");
+    let bytes = std::fs::read(&path).map_err(|error| {
+        StartError::System(std::io::Error::other(format!("{}: {error}", path.display())))
+    })?;
     Ok(xxhash_rust::xxh3::xxh3_64(&bytes))
 }
 

@@ -26,7 +26,7 @@ use crate::actors::root;
 use crate::actors::tree::{Card, CardId, Label, Snapshot};
 use crate::actors::worker::WorkerUp;
 use crate::config;
-use crate::ids::{NodeId, WorkerId};
+use crate::ids::{Generation, NodeId, WorkerId};
 use crate::metrics::ClusterMetrics;
 
 /// How often what should be there is compared with what is.
@@ -102,7 +102,7 @@ pub struct State {
     peers: HashMap<String, ActorRef<peer::Msg>>,
     /// Addresses that turned out to be this node's own.
     own: HashSet<String>,
-    frontends: HashMap<ActorId, ActorRef<frontend_link::Msg>>,
+    frontends: HashMap<ActorId, (Generation, ActorRef<frontend_link::Msg>)>,
     /// `None` once the node drains: nobody should look for it.
     following: Option<Following>,
     draining: bool,
@@ -117,16 +117,16 @@ impl State {
         connection: Connection,
         dialler: Dialler,
     ) -> Result<(), ActorProcessingErr> {
-        match &connection.purpose {
+        match connection.purpose.clone() {
             Purpose::Control => self.session(myself, connection, dialler),
-            Purpose::Tokens { worker, generation } => {
+            Purpose::Tokens { worker, generation, .. } => {
                 // Lost since the greeting: closing the connection says so.
-                let Some(ranks) = self.door.ranks(worker, *generation) else { return Ok(()) };
+                let Some(ranks) = self.door.ranks(&worker, generation) else { return Ok(()) };
                 let args = frontend_link::Args {
                     node: self.args.node.clone(),
                     parent: self.card.id(),
                     pulse: self.args.transport.pulse,
-                    generation: *generation,
+                    generation,
                     ranks,
                     connection,
                 };
@@ -136,7 +136,7 @@ impl State {
                 if self.draining {
                     let _ = link.cast(frontend_link::Msg::Drain); // ended already
                 }
-                self.frontends.insert(link.get_id(), link);
+                self.frontends.insert(link.get_id(), (generation, link));
                 self.show();
                 Ok(())
             }
@@ -150,7 +150,7 @@ impl State {
         dialler: Dialler,
     ) -> Result<(), ActorProcessingErr> {
         let (node, address) = (connection.peer.node.clone(), connection.peer.address.clone());
-        let taken = match self.door.take(&node, dialler) {
+        let taken = match self.door.take(&connection.peer, dialler) {
             Ok(taken) => taken,
             Err(unwanted) => {
                 debug!(peer = %node, %unwanted, "closing a connection");
@@ -196,7 +196,6 @@ impl State {
         let card = NodeCard {
             node: me.node.clone(),
             address: me.address.clone(),
-            draining: self.draining,
             workers: self.door.worker().iter().map(WorkerCard::of).collect(),
             peers: peers.collect(),
         };
@@ -248,9 +247,10 @@ impl State {
             }
         }
         if let Some(peer) = self.peers.get(&address) {
-            let _ = peer.cast(peer::Msg::Look); // it comes back with the next tick
+            let _ = peer.cast(peer::Msg::Lost); // it comes back with the next tick
         }
         self.show();
+        self.tell_all(); // so that nobody else dials whom we would name
     }
 
     async fn keep_peer(
@@ -294,13 +294,24 @@ impl State {
         Ok(())
     }
 
+    /// This node's worker is up, or gone. Streams to a generation that is gone end now: a rank whose
+    /// step hangs would not end them.
+    fn worker(&mut self, worker: Option<WorkerUp>) {
+        let up = worker.as_ref().map(|up| up.generation);
+        for (_, link) in self.frontends.values().filter(|(of, _)| Some(*of) != up) {
+            link.stop(Some("the worker was lost".to_string()));
+        }
+        self.door.set_worker(worker);
+        self.tell_all();
+    }
+
     fn drain(&mut self) {
         self.draining = true;
         self.card.state("draining");
         if let Some(following) = self.following.take() {
             tokio::spawn(following.leave());
         }
-        for link in self.frontends.values() {
+        for (_, link) in self.frontends.values() {
             let _ = link.cast(frontend_link::Msg::Drain); // ended already
         }
         self.tell_all();
@@ -393,7 +404,8 @@ impl Actor for Cluster {
         ));
         let (name, incarnation) = (me.node.name.to_string(), me.node.boot);
         let own = Announcement { name, incarnation, address: me.address };
-        let following = discovery::follow(config.discovery.clone(), own);
+        let draining = args.node.draining(); // a restart must not make it forget that
+        let following = (!draining).then(|| discovery::follow(config.discovery.clone(), own));
         myself.cast(Msg::Tick)?;
         myself.send_interval(TICK, || Msg::Tick);
         card.state("serving");
@@ -409,8 +421,8 @@ impl Actor for Cluster {
             peers: HashMap::new(),
             own: HashSet::new(),
             frontends: HashMap::new(),
-            following: Some(following),
-            draining: false,
+            following,
+            draining,
             card,
             _accept,
         })
@@ -425,10 +437,7 @@ impl Actor for Cluster {
         match message {
             Msg::Connected(connection, by) => state.connected(&myself, connection, by).await?,
             Msg::Card(card) => state.card(&myself, card).await?,
-            Msg::Worker(worker) => {
-                state.door.set_worker(worker);
-                state.tell_all();
-            }
+            Msg::Worker(worker) => state.worker(worker),
             Msg::Drain => state.drain(),
             Msg::Trees(reply) => state.trees(reply),
             Msg::Ready(name) => state.ready(&name),

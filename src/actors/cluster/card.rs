@@ -15,8 +15,6 @@ pub struct NodeCard {
     pub node: NodeId,
     /// Where it can be dialled.
     pub address: String,
-    /// Whether it takes no new work.
-    pub draining: bool,
     /// Its workers that are up.
     pub workers: Vec<WorkerCard>,
     /// The nodes it is connected to, and where they can be dialled: how a full mesh forms from any
@@ -103,7 +101,7 @@ mod tests {
 
     fn node(workers: Vec<WorkerCard>) -> NodeCard {
         let node = NodeId { name: "n".into(), boot: 1 };
-        NodeCard { node, address: "h:1".into(), draining: false, workers, peers: Vec::new() }
+        NodeCard { node, address: "h:1".into(), workers, peers: Vec::new() }
     }
 
     #[test]

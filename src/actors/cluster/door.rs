@@ -27,13 +27,15 @@ struct Inside {
 
 /// What the accept loop, the dialling links and the `Cluster` share.
 pub struct Door {
+    me: NodeId,
     inside: Mutex<Inside>,
 }
 
 impl Door {
     /// Nobody is in yet.
     pub fn new(me: NodeId) -> Self {
-        Self { inside: Mutex::new(Inside { members: Members::new(me), worker: None }) }
+        let members = Members::new(me.clone());
+        Self { me, inside: Mutex::new(Inside { members, worker: None }) }
     }
 
     /// Whether this incarnation is connected.
@@ -41,12 +43,17 @@ impl Door {
         self.inside().members.is_connected(node)
     }
 
-    pub(super) fn take(&self, peer: &NodeId, dialler: Dialler) -> Result<Taken, Unwanted> {
-        self.inside().members.take(peer, dialler)
+    /// Whether the node that says it is at this address is connected.
+    pub fn is_connected_at(&self, address: &str) -> bool {
+        self.inside().members.is_connected_at(address)
     }
 
-    pub(super) fn ended(&self, session: SessionId) -> Option<NodeId> {
-        self.inside().members.ended(session)
+    pub(super) fn take(&self, peer: &Identity, dialler: Dialler) -> Result<Taken, Unwanted> {
+        self.inside().members.take(&peer.node, &peer.address, dialler)
+    }
+
+    pub(super) fn ended(&self, session: SessionId) {
+        self.inside().members.ended(session);
     }
 
     pub(super) fn set_worker(&self, worker: Option<WorkerUp>) {
@@ -76,7 +83,10 @@ impl Door {
                 let judged = self.inside().members.judge(&peer.node, Dialler::Peer);
                 judged.map(drop).map_err(|unwanted| unwanted.to_string())
             }
-            Purpose::Tokens { worker, generation } => match self.ranks(worker, *generation) {
+            Purpose::Tokens { node, .. } if *node != self.me => {
+                Err(format!("expected {node} here, this is {}", self.me))
+            }
+            Purpose::Tokens { worker, generation, .. } => match self.ranks(worker, *generation) {
                 Some(_) => Ok(()),
                 None => Err(format!("generation {generation} of worker {worker} is not up here")),
             },

@@ -39,6 +39,8 @@ pub enum Purpose {
     Control,
     /// The token stream of a worker on the listener's node.
     Tokens {
+        /// The life of the node that is meant.
+        node: NodeId,
         /// The worker's name there.
         worker: Arc<str>,
         /// The generation that is meant.

@@ -22,6 +22,7 @@ pub enum Dialler {
 #[derive(Debug)]
 struct Member {
     node: NodeId,
+    address: String,
     dialler: Dialler,
     session: SessionId,
 }
@@ -71,7 +72,8 @@ impl Members {
     }
 
     /// Whether a new connection to `peer` is wanted. Both ends decide alike: of two that cross, the
-    /// one that the smaller node dialled stays.
+    /// one stays that was dialled by the node whose name, as text, sorts last. The sessions of
+    /// `ractor_cluster` that run over them decide by the same rule.
     ///
     /// # Errors
     /// It is not.
@@ -86,7 +88,8 @@ impl Members {
         if known.node.boot > peer.boot {
             return Err(Unwanted::Superseded { known: known.node.clone() });
         }
-        let preferred = if self.me < *peer { Dialler::Me } else { Dialler::Peer };
+        let mine_is_kept = self.me.to_string() > peer.to_string();
+        let preferred = if mine_is_kept { Dialler::Me } else { Dialler::Peer };
         let crossed = known.node == *peer && known.dialler != dialler;
         if crossed && known.dialler == preferred {
             return Err(Unwanted::Duplicate);
@@ -100,20 +103,24 @@ impl Members {
     ///
     /// # Errors
     /// It is not wanted.
-    pub fn take(&mut self, peer: &NodeId, dialler: Dialler) -> Result<Taken, Unwanted> {
+    pub fn take(
+        &mut self,
+        peer: &NodeId,
+        address: &str,
+        dialler: Dialler,
+    ) -> Result<Taken, Unwanted> {
         let replaces = self.judge(peer, dialler)?;
         self.last += 1;
         let session = SessionId(self.last);
-        let member = Member { node: peer.clone(), dialler, session };
+        let (node, address) = (peer.clone(), address.to_string());
+        let member = Member { node, address, dialler, session };
         self.by_name.insert(peer.name.clone(), member);
         Ok(Taken { session, replaces })
     }
 
-    /// The connection has ended. Says whose it was, unless another one had replaced it.
-    pub fn ended(&mut self, session: SessionId) -> Option<NodeId> {
-        let (name, _) = self.by_name.iter().find(|(_, member)| member.session == session)?;
-        let name = name.clone();
-        self.by_name.remove(&name).map(|member| member.node)
+    /// The connection has ended; one that has replaced it stays.
+    pub fn ended(&mut self, session: SessionId) {
+        self.by_name.retain(|_, member| member.session != session);
     }
 
     /// Whether this incarnation is connected.
@@ -121,19 +128,9 @@ impl Members {
         self.by_name.get(&node.name).is_some_and(|member| member.node == *node)
     }
 
-    /// The connection to this incarnation.
-    pub fn session(&self, node: &NodeId) -> Option<SessionId> {
-        self.by_name.get(&node.name).filter(|m| m.node == *node).map(|m| m.session)
-    }
-
-    /// How many nodes are connected.
-    pub fn len(&self) -> usize {
-        self.by_name.len()
-    }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.by_name.is_empty()
+    /// Whether the node that says it is at this address is connected.
+    pub fn is_connected_at(&self, address: &str) -> bool {
+        self.by_name.values().any(|member| member.address == address)
     }
 }
 
@@ -155,26 +152,27 @@ mod tests {
             if !a_hears_first_of_its_own {
                 order.reverse();
             }
-            let kept_a = order.map(|by| at_a.take(&b, by).is_ok());
-            let kept_b = order.map(|by| at_b.take(&a, by).is_ok());
+            let kept_a = order.map(|by| at_a.take(&b, "", by).is_ok());
+            let kept_b = order.map(|by| at_b.take(&a, "", by).is_ok());
             assert!(kept_a[0] && kept_b[0], "the first is always taken");
-            assert_eq!(at_a.by_name["b"].dialler, Dialler::Me, "a is the smaller one");
-            assert_eq!(at_b.by_name["a"].dialler, Dialler::Peer);
+            assert_eq!(at_a.by_name["b"].dialler, Dialler::Peer, "b sorts last");
+            assert_eq!(at_b.by_name["a"].dialler, Dialler::Me);
         }
     }
 
     #[test]
     fn a_later_incarnation_replaces_an_earlier_one_and_never_the_other_way_round() {
         let mut members = Members::new(node("a", 1));
-        let first = members.take(&node("b", 5), Dialler::Peer).unwrap();
-        let second = members.take(&node("b", 6), Dialler::Me).unwrap();
+        let first = members.take(&node("b", 5), "at", Dialler::Peer).unwrap();
+        let second = members.take(&node("b", 6), "at", Dialler::Me).unwrap();
         assert_eq!(second.replaces, Some(first.session));
-        let late = members.take(&node("b", 5), Dialler::Peer);
+        let late = members.take(&node("b", 5), "at", Dialler::Peer);
         assert_eq!(late, Err(Unwanted::Superseded { known: node("b", 6) }));
-        assert_eq!(members.ended(first.session), None, "its successor stays");
+        members.ended(first.session);
         assert!(members.is_connected(&node("b", 6)) && !members.is_connected(&node("b", 5)));
-        assert_eq!(members.ended(second.session), Some(node("b", 6)));
-        assert!(members.is_empty());
+        assert!(members.is_connected_at("at") && !members.is_connected_at("elsewhere"));
+        members.ended(second.session);
+        assert!(!members.is_connected(&node("b", 6)) && !members.is_connected_at("at"));
     }
 
     #[test]
@@ -182,9 +180,10 @@ mod tests {
         let mut members = Members::new(node("a", 1));
         for by in [Dialler::Me, Dialler::Peer] {
             let peer = node("b", 1);
-            let first = members.take(&peer, by).unwrap();
-            assert_eq!(members.take(&peer, by).unwrap().replaces, Some(first.session));
-            members.ended(members.session(&peer).unwrap());
+            let first = members.take(&peer, "", by).unwrap();
+            let second = members.take(&peer, "", by).unwrap();
+            assert_eq!(second.replaces, Some(first.session));
+            members.ended(second.session);
         }
     }
 

@@ -21,7 +21,9 @@ use crate::ids::NodeId;
 /// What a `PeerLink` answers to.
 #[derive(RactorMessage)]
 pub enum Msg {
-    /// The node may have been lost: look, and dial if it was.
+    /// The node was lost: dial soon.
+    Lost,
+    /// Internal: time to look, and to dial if the node is not connected.
     Look,
     /// Internal: what dialling came to.
     Dialled(Result<Connection, HelloError>),
@@ -69,7 +71,9 @@ impl State {
         if self.dialling {
             return;
         }
-        if self.reached.as_ref().is_some_and(|node| self.args.door.is_connected(node)) {
+        let door = &self.args.door;
+        let is_there = self.reached.as_ref().is_some_and(|node| door.is_connected(node));
+        if is_there || door.is_connected_at(&self.args.address) {
             self.card.state("connected");
             self.look_after(myself, self.args.redial.max);
             return;
@@ -95,6 +99,8 @@ impl State {
                 self.reached = Some(connection.peer.node.clone());
                 let message = super::Msg::Connected(connection, Dialler::Me);
                 let _ = self.args.cluster.cast(message); // ending with it
+                self.look_after(myself, self.args.redial.max); // it needs a moment to take it
+                return true;
             }
             Err(HelloError::Refused { by: Some(node), why }) => {
                 if node == self.args.node.id {
@@ -148,6 +154,7 @@ impl Actor for PeerLink {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            Msg::Lost => state.look_after(&myself, state.args.redial.first),
             Msg::Look => state.look(&myself),
             Msg::Dialled(outcome) => {
                 if !state.dialled(&myself, outcome) {

@@ -113,16 +113,6 @@ pub enum OpenError {
         #[source]
         source: HelloError,
     },
-    /// Another node answers there now.
-    #[error("{address}: expected {expected}, found {found}")]
-    Replaced {
-        /// Where.
-        address: String,
-        /// Who was there.
-        expected: NodeId,
-        /// Who is there.
-        found: NodeId,
-    },
 }
 
 impl RemoteWorker {
@@ -143,7 +133,7 @@ impl RemoteWorker {
     pub async fn open(&self, worker: &WorkerUp) -> Result<(ToWorker, FromWorker), OpenError> {
         let address = self.address.clone();
         let (name, generation) = (worker.id.worker.clone(), worker.generation);
-        let purpose = Purpose::Tokens { worker: name, generation };
+        let purpose = Purpose::Tokens { node: self.node.clone(), worker: name, generation };
         // Every leg that the credits allow may have its start and its end waiting here.
         let legs = worker.description.max_running + worker.description.max_waiting;
         let room = (2 * legs * worker.ranks.len()).clamp(1, MOST_WAITING);
@@ -151,10 +141,6 @@ impl RemoteWorker {
             Ok(connection) => connection,
             Err(source) => return Err(OpenError::Hello { address, source }),
         };
-        let (found, expected) = (connection.peer.node, self.node.clone());
-        if found != expected {
-            return Err(OpenError::Replaced { address, expected, found });
-        }
         let (read, write) = tokio::io::split(connection.io);
         let (to, queue) = mpsc::channel(room);
         let reader = Reader::new(read, self.transport.pulse);

@@ -127,22 +127,23 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Ok(None)
     }
 
+    /// Reads what there is. Before a peer is taken for silent it gets a last, short chance: if it was
+    /// this process that stood still, what came meanwhile is seen then.
     async fn fill(&mut self) -> Result<(), ReadError> {
-        let began = Instant::now();
-        let (mut wait, idle) = (self.pulse.idle, self.pulse.idle);
-        loop {
+        let (idle, began) = (self.pulse.idle, Instant::now());
+        for wait in [idle, self.pulse.beat / 4, self.pulse.beat] {
             self.buffer.reserve(READ);
             match tokio::time::timeout(wait, self.from.read_buf(&mut self.buffer)).await {
                 Ok(Ok(0)) => return Err(ReadError::Closed),
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(error)) => return Err(error.into()),
-                // Woken this late, it was this process that stood still: the peer gets another beat.
-                Err(_) if wait == idle && began.elapsed() > idle + self.pulse.beat => {
-                    wait = self.pulse.beat;
-                }
-                Err(_) => return Err(ReadError::Silent { idle }),
+                // Only who woke late needs the last of these waits.
+                Err(_) if began.elapsed() > idle + self.pulse.beat => {}
+                Err(_) if wait == idle => {}
+                Err(_) => break,
             }
         }
+        Err(ReadError::Silent { idle })
     }
 }
 

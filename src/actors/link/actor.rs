@@ -67,7 +67,11 @@ impl State {
         let link = LinkId::next();
         let (frames, stream) = mpsc::channel(frames);
         for rank in &ranks {
-            rank.cast(rank::Msg::Attach { link, frames: frames.clone() })?;
+            if rank.cast(rank::Msg::Attach { link, frames: frames.clone() }).is_err() {
+                // Its worker is being replaced: that must not cost the front end anything.
+                myself.cast(Msg::Ended("a rank of the worker has ended".to_string()))?;
+                return Ok(());
+            }
         }
         self.linked(myself, Road::Local { link, ranks }, Source::Local(stream))
     }

@@ -11,7 +11,7 @@
 pub mod sequence;
 mod thread;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -103,6 +103,8 @@ struct Live {
 pub struct State {
     args: Args,
     thread: Thread,
+    /// Streams that are open: a leg of another one would compute for nobody.
+    attached: HashSet<LinkId>,
     live: FxHashMap<LegId, Live>,
     by_actor: HashMap<ActorId, LegId>,
     card: Card,
@@ -119,6 +121,7 @@ impl State {
     }
 
     fn end_link(&mut self, link: LinkId) {
+        self.attached.remove(&link);
         let legs: Vec<_> =
             self.live.iter().filter(|(_, live)| live.link == link).map(|(leg, _)| *leg).collect();
         for leg in legs {
@@ -137,7 +140,7 @@ impl State {
 
     async fn admit(&mut self, myself: &ActorRef<Msg>, leg: Leg, link: LinkId) {
         let id = leg.id;
-        if self.live.contains_key(&id) {
+        if self.live.contains_key(&id) || !self.attached.contains(&link) {
             return;
         }
         if let Err(error) = self.thread.has_room(self.live.len()) {
@@ -187,7 +190,8 @@ impl Actor for Rank {
         let card = args.node.board.hang(args.parent, label, myself.get_cell());
         card.state("loading");
         let thread = Thread::start(myself, &args, name, card.counters())?;
-        Ok(State { args, thread, live: FxHashMap::default(), by_actor: HashMap::new(), card })
+        let (live, by_actor) = (FxHashMap::default(), HashMap::new());
+        Ok(State { args, thread, attached: HashSet::new(), live, by_actor, card })
     }
 
     async fn handle(
@@ -197,7 +201,10 @@ impl Actor for Rank {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Attach { link, frames } => state.thread.send(Command::Attach { link, frames }),
+            Msg::Attach { link, frames } => {
+                state.attached.insert(link);
+                state.thread.send(Command::Attach { link, frames });
+            }
             Msg::Detach { link } => {
                 state.end_link(link);
                 state.thread.send(Command::Detach { link });

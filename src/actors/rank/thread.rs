@@ -277,8 +277,8 @@ impl Steps {
                 if self.legs.remove(&leg).is_some() {
                     self.engine.abort(leg);
                     self.show_load();
-                    self.grant(); // who places legs should know that there is room
                 }
+                self.grant(); // a link without legs here hears of the room in no other way
             }
             Command::Lost { leg, link } => self.say(link, |frame| frame.lost.push(leg)),
             Command::Stop => return Flow::Stop,
@@ -385,6 +385,10 @@ impl Steps {
 
     /// Sends what is pending to every stream that has room, and tells the rank which legs ended.
     fn send(&mut self) {
+        if !self.ended.is_empty() {
+            // Before the frames: who hears of an end may place the next leg at once.
+            let _ = self.rank.cast(Msg::Ended(std::mem::take(&mut self.ended)));
+        }
         let mut closed = Vec::new();
         let report = self.report();
         for stream in &mut self.streams {
@@ -408,8 +412,13 @@ impl Steps {
             self.detach(link);
             let _ = self.rank.cast(Msg::LinkClosed(link)); // a rank that is gone has ended its legs
         }
-        if !self.ended.is_empty() {
-            let _ = self.rank.cast(Msg::Ended(std::mem::take(&mut self.ended)));
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        while self.inbox.try_recv().is_ok() {
+            self.shows.mailboxes.ranks.taken();
         }
     }
 }

@@ -99,10 +99,6 @@ impl Choice {
         self.ended
     }
 
-    pub(super) fn was_accepted(&self) -> bool {
-        self.accepted
-    }
-
     /// Whether a rank has taken it before.
     pub(super) fn has_begun(&self) -> bool {
         self.accepted

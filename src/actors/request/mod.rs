@@ -9,6 +9,7 @@ mod choice;
 mod legs;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -18,6 +19,7 @@ use tracing::{Span, debug, info_span};
 use super::failure::Failure;
 use super::handle::Shared;
 use super::inbox::{Inbox, LegEvent};
+use super::models::ServedModel;
 use super::reply::{NewRequest, Reply, Usage};
 use super::requests;
 use super::tree::{Card, CardId, Label};
@@ -77,7 +79,7 @@ pub struct State {
     metrics: Arc<ModelMetrics>,
     clock: Clock,
     /// Since when a choice that lost its leg has had none that a rank took.
-    waiting_since: Option<Instant>,
+    waiting: Option<Waiting>,
     outcome: Option<Outcome>,
     span: Span,
     card: Card,
@@ -98,6 +100,29 @@ impl Drop for State {
         metrics.prompt_tokens.inc_by(usage.prompt_tokens);
         metrics.output_tokens.inc_by(usage.completion_tokens);
         metrics.cached_tokens.inc_by(usage.cached_tokens);
+    }
+}
+
+/// A request waits for a rank. While one does that has begun, new ones stand back.
+struct Waiting {
+    since: Instant,
+    begun: Option<Arc<ServedModel>>,
+}
+
+impl Waiting {
+    fn new(model: &Arc<ServedModel>, begun: bool) -> Self {
+        if begun {
+            model.begun_waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        Self { since: Instant::now(), begun: begun.then(|| model.clone()) }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(model) = &self.begun {
+            model.begun_waiting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -132,7 +157,7 @@ impl State {
             events: Vec::new(),
             requests,
             clock: Clock { admitted: now, first_token: None, last_token: now, queued: true },
-            waiting_since: None,
+            waiting: None,
             outcome: None,
             span,
             card,
@@ -167,8 +192,10 @@ impl State {
 
     /// Waits for a rank, but not for ever.
     fn await_rank(&mut self, myself: &ActorRef<Msg>, reason: String) -> Flow {
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= self.limits.no_rank_wait {
+        let begun = self.choices.iter().any(Choice::has_begun);
+        let model = &self.legs.model;
+        let waiting = self.waiting.get_or_insert_with(|| Waiting::new(model, begun));
+        if waiting.since.elapsed() >= self.limits.no_rank_wait {
             let retry_after = self.limits.retry_after;
             let model = self.legs.model.name.clone();
             return self.fail(&Failure::NotReady { model, reason, retry_after });
@@ -233,7 +260,7 @@ impl State {
         match event {
             LegEvent::Accepted => {
                 choice.accepted();
-                self.waiting_since = None;
+                self.waiting = None;
             }
             LegEvent::Started { cached_tokens } => {
                 choice.started(cached_tokens);
@@ -282,7 +309,7 @@ impl State {
     }
 
     fn accept(&mut self) {
-        if !self.accepted && self.choices.iter().all(Choice::was_accepted) {
+        if !self.accepted && self.choices.iter().all(Choice::has_begun) {
             self.accepted = true;
             self.reply.accepted();
         }

@@ -338,3 +338,64 @@ def test_the_same_name_in_a_new_life_replaces_the_old_one(cluster, trio):
     cluster.wait_for_ranks(front, 2)
     after = names()
     assert len(before) == len(after) == 1 and before != after
+
+
+def test_a_client_may_leave_in_any_phase_of_a_request(cluster):
+    front = cluster.frontend(frontend__no_rank_wait_s=30)
+    sets = {"worker__engine": "sim", "worker__sim__prefill_us_per_token": 20_000, "worker__sim__step_us": 3000,
+            "worker__max_batch_tokens": 8, "worker__max_running": 2, "worker__max_waiting": 20}
+    worker = cluster.worker("w1", **sets)
+    cluster.wait_for_ranks(front, 1)
+    leave = lambda: httpx.Timeout(0.4)  # noqa: E731
+
+    def ask_and_leave(prompt, max_tokens):
+        body = {"model": MODEL, "prompt": prompt, "max_tokens": max_tokens, "ignore_eos": True, "stream": True}
+        with pytest.raises(httpx.ReadTimeout), httpx.stream("POST", f"{front.base_url}/completions", json=body,
+                                                            timeout=leave()) as answer:
+            for _ in answer.iter_raw():
+                if time.monotonic() - began > 0.4:
+                    raise httpx.ReadTimeout("the client leaves")
+
+    prompt = " ".join(f"word{i}" for i in range(100))
+    with client_of(front) as client:
+        # Decoding, prefilling (the prompt takes seconds), and queued behind both.
+        streams = [client.completions.create(model=MODEL, prompt="a b", max_tokens=1000, stream=True,
+                                             extra_body={"ignore_eos": True}) for _ in range(2)]
+        began = time.monotonic()
+        ask_and_leave(prompt, 10)
+        eventually("the queued leg is gone", lambda: worker.metric("cuelight_waiting") == 0.0)
+        for stream in streams:
+            stream.close()
+        worker.wait_until_idle()
+        began = time.monotonic()
+        ask_and_leave(prompt, 10)
+        worker.wait_until_idle()
+        # Migrating: its worker is gone and no other is there.
+        stream = client.completions.create(model=MODEL, prompt="a b", max_tokens=1000, stream=True,
+                                           extra_body={"ignore_eos": True})
+        next(iter(stream))
+        worker.crash()
+        eventually("it waits for a rank", lambda: front.ranks_ready() == 0)
+        stream.close()
+        front.wait_until_idle()
+    worker.restart()
+    cluster.wait_for_ranks(front, 1)
+    worker.wait_until_idle()
+
+
+def test_what_does_not_finish_within_the_drain_time_goes_on_elsewhere(cluster):
+    front = cluster.frontend()
+    workers = {name: cluster.worker(name, node__drain_timeout_s=0.1) for name in ("w1", "w2")}
+    cluster.wait_for_ranks(front, 2)
+    slow_down(*workers.values())
+    with client_of(front) as client:
+        expected, _ = ask(client)
+        victims = []
+
+        def drain(count):
+            if count == 8:
+                victims.append(busy(workers))
+                victims[0].send(signal.SIGTERM)
+        outcome, ranks = ask(client, drain)
+    assert outcome == expected and [rank.split("/")[0] for rank in ranks[0]][0] == victims[0].name
+    assert len(ranks[0]) == 2 and victims[0].wait() == 0
