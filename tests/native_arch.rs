@@ -6,7 +6,7 @@ mod native_support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cuelight::engine::native::{Instructions, NativeModel, Options, checkpoint};
+use cuelight::engine::native::{Instructions, NativeModel, Options, Precision, checkpoint};
 use native_support::{Sequence, bits, greedy, options, repo, run};
 use serde_json::Value;
 
@@ -52,7 +52,8 @@ fn logits_and_greedy_tokens_equal_those_of_transformers() {
     for folder in folders() {
         let case = folder.file_name().unwrap().to_string_lossy().into_owned();
         let want = expected(&folder);
-        let mut model = NativeModel::load(&folder, options()).unwrap();
+        let options = Options { precision: Precision::F32, ..options() };
+        let mut model = NativeModel::load(&folder, options).unwrap();
         let room = want.prompt.len() + want.greedy.len();
         let mut sequence = Sequence::new(&want.prompt, 0, room);
         let mut logits = run(&mut model, &mut sequence, usize::MAX);

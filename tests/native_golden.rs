@@ -4,7 +4,7 @@
 mod native_support;
 
 use cuelight::engine::model::Model;
-use cuelight::engine::native::{Instructions, KvSize, NativeModel, Options};
+use cuelight::engine::native::{Instructions, KvSize, NativeModel, Options, Precision};
 use cuelight::ids::BlockId;
 use native_support::{Sequence, bits, greedy, options, repo, run, step};
 use serde_json::Value;
@@ -27,9 +27,9 @@ fn prompts() -> Vec<Vec<u32>> {
     cases().iter().map(|case| ids(&case["prompt_ids"])).collect()
 }
 
-#[test]
-fn all_golden_cases_have_the_reference_tokens_and_logits() {
-    let mut model = load(options());
+/// Runs all cases greedily; `within` is the largest allowed difference of the prompts' top logits.
+fn check_golden(precision: Precision, within: f64) {
+    let mut model = load(Options { precision, ..options() });
     let cases = cases();
     assert_eq!(cases.len(), 16);
     for (index, case) in cases.iter().enumerate() {
@@ -40,7 +40,7 @@ fn all_golden_cases_have_the_reference_tokens_and_logits() {
         let top = case["top_logits"].as_array().unwrap();
         for (id, want) in ids(&case["top_ids"]).into_iter().zip(top) {
             let (got, want) = (f64::from(logits[id as usize]), want.as_f64().unwrap());
-            assert!((got - want).abs() < 2e-2, "case {index}, id {id}: {got} for {want}");
+            assert!((got - want).abs() < within, "case {index}, id {id}: {got} for {want}");
         }
         for (place, want) in want.into_iter().enumerate() {
             let next = greedy(&logits);
@@ -49,6 +49,16 @@ fn all_golden_cases_have_the_reference_tokens_and_logits() {
             logits = run(&mut model, &mut sequence, 1);
         }
     }
+}
+
+#[test]
+fn in_float32_all_golden_cases_have_the_reference_tokens_and_logits() {
+    check_golden(Precision::F32, 2e-2);
+}
+
+#[test]
+fn in_the_weights_precision_all_golden_cases_have_the_reference_tokens() {
+    check_golden(Precision::Weights, 0.25);
 }
 
 #[test]
@@ -120,6 +130,12 @@ fn block_size_does_not_change_a_bit() {
 
 #[test]
 fn threads_and_instructions_do_not_change_a_bit() {
+    for precision in [Precision::Weights, Precision::F32] {
+        threads_and_instructions(precision);
+    }
+}
+
+fn threads_and_instructions(precision: Precision) {
     let prompt: Vec<u32> = prompts().into_iter().flatten().take(60).collect();
     let mut reference = None;
     for instructions in [Instructions::Best, Instructions::Avx2, Instructions::Scalar] {
@@ -128,7 +144,7 @@ fn threads_and_instructions_do_not_change_a_bit() {
             if instructions == Instructions::Scalar && threads != 2 {
                 continue;
             }
-            let options = Options { threads, instructions, ..options() };
+            let options = Options { threads, instructions, precision, ..options() };
             let Ok(mut model) = NativeModel::load(&repo("models/cuelight-tiny"), options) else {
                 assert_eq!(instructions, Instructions::Avx2, "only AVX2 may be missing");
                 continue;
@@ -138,7 +154,7 @@ fn threads_and_instructions_do_not_change_a_bit() {
             let decode = bits(&run(&mut model, &mut Sequence::new(&prompt[..20], 20, 20), 1));
             let got = (prefill, decode);
             let reference = reference.get_or_insert_with(|| got.clone());
-            assert!(*reference == got, "{instructions:?} on {threads} threads");
+            assert!(*reference == got, "{instructions:?} on {threads} threads, {precision:?}");
         }
     }
 }

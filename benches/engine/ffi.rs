@@ -24,6 +24,34 @@ pub(crate) fn fma_rounds(rounds: usize) -> Option<f32> {
         .then(|| unsafe { fma_256(rounds) })
 }
 
+/// Multiply-adds of BF16 pairs in one round of [`dot_rounds`], counted as two operations each.
+pub(crate) const DOT_FLOPS_PER_ROUND: f64 = (2 * 32 * CHAINS) as f64;
+
+/// Runs nothing but products of BF16 pairs, on this thread. `None` if the CPU has none.
+pub(crate) fn dot_rounds(rounds: usize) -> Option<f32> {
+    // SAFETY: The features are detected first.
+    (is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16"))
+        .then(|| unsafe { dot_512(rounds) })
+}
+
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn dot_512(rounds: usize) -> f32 {
+    let pairs = |bits: i32| {
+        // SAFETY: Vectors of pairs and of numbers have the same bits.
+        unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(bits)) }
+    };
+    // 0.25 and 1, twice each.
+    let (a, b) = (pairs(0x3e80_3e80), pairs(0x3f80_3f80));
+    // Hidden from the compiler, or one chain would stand for all.
+    let mut sums = black_box([_mm512_set1_ps(1.0); CHAINS]);
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbf16_ps(*sum, a, b);
+        }
+    }
+    sums.into_iter().map(|sum| _mm512_reduce_add_ps(sum)).sum()
+}
+
 #[target_feature(enable = "avx512f")]
 fn fma_512(rounds: usize) -> f32 {
     let (a, b) = (_mm512_set1_ps(0.999), _mm512_set1_ps(0.001));

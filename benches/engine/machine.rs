@@ -34,19 +34,28 @@ fn sum(words: &[u64]) -> u64 {
 
 /// Floating-point operations a second of a loop of nothing but fused multiply-adds, all threads.
 pub(crate) fn fma_peak(threads: usize) -> Option<f64> {
-    const ROUNDS: usize = 10_000_000;
     ffi::fma_rounds(1000)?;
+    Some(peak(threads, ffi::flops_per_round(), ffi::fma_rounds))
+}
+
+/// Floating-point operations a second of a loop of nothing but products of BF16, all threads.
+pub(crate) fn dot_peak(threads: usize) -> Option<f64> {
+    ffi::dot_rounds(1000)?;
+    Some(peak(threads, ffi::DOT_FLOPS_PER_ROUND, ffi::dot_rounds))
+}
+
+fn peak(threads: usize, flops: f64, rounds: fn(usize) -> Option<f32>) -> f64 {
+    const ROUNDS: usize = 10_000_000;
     let rate = || {
         let start = Instant::now();
         thread::scope(|scope| {
             for _ in 0..threads {
-                scope.spawn(|| black_box(ffi::fma_rounds(ROUNDS)));
+                scope.spawn(|| black_box(rounds(ROUNDS)));
             }
         });
-        let all = ffi::flops_per_round() * (ROUNDS * threads) as f64;
-        all / start.elapsed().as_secs_f64()
+        flops * (ROUNDS * threads) as f64 / start.elapsed().as_secs_f64()
     };
-    Some((0..4).map(|_| rate()).fold(0.0, f64::max))
+    (0..4).map(|_| rate()).fold(0.0, f64::max)
 }
 
 /// Operations a second of the peer's matrix product over these `(inputs, outputs)`, best of a few.

@@ -114,7 +114,14 @@ impl Shared {
             debug!(%error, "connection was lost as it came");
             return;
         }
-        let Some(tls) = &self.tls else { return self.http(stream).await };
+        match &self.tls {
+            // On the heap, so that connections without TLS do not hold room for its state.
+            Some(tls) => Box::pin(self.https(tls, stream)).await,
+            None => self.http(stream).await,
+        }
+    }
+
+    async fn https(self: &Arc<Self>, tls: &TlsAcceptor, stream: TcpStream) {
         match tokio::time::timeout(self.header_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.http(stream).await,
             Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
@@ -130,7 +137,10 @@ impl Shared {
             let shared = self.clone();
             async move {
                 let request = request.map(Body::new);
-                Ok::<_, Infallible>(shared.app.answer(&shared.router, request).await)
+                // On the heap until there is a response: hyper keeps room for this future as long
+                // as the connection is open.
+                let answer = Box::pin(shared.app.answer(&shared.router, request));
+                Ok::<_, Infallible>(answer.await)
             }
         });
         let connection = http1::Builder::new()

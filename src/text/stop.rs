@@ -1,6 +1,6 @@
 //! [`StopScanner`]: finds stop strings in text that comes in pieces, and holds back what may be one.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::TextError;
 
@@ -11,6 +11,10 @@ pub struct StopStrings {
     /// Whether some stop string starts with this byte.
     firsts: Arc<[bool; 256]>,
 }
+
+/// What most requests have: one for all of them.
+static NONE: LazyLock<StopStrings> =
+    LazyLock::new(|| StopStrings { stops: Arc::new([]), firsts: Arc::new([false; 256]) });
 
 #[derive(Debug)]
 struct Stop {
@@ -28,6 +32,9 @@ impl StopStrings {
         if stops.len() > limit {
             let detail = format!("{} strings given; at most {limit} are taken", stops.len());
             return Err(TextError::BadStop { detail });
+        }
+        if stops.is_empty() {
+            return Ok(NONE.clone());
         }
         let mut firsts = [false; 256];
         for (index, stop) in stops.iter().enumerate() {

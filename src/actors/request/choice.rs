@@ -41,12 +41,11 @@ pub(super) struct Choice {
 impl Choice {
     /// Prompt by prompt, the choices of each.
     pub(super) fn all_of(request: &NewRequest) -> Vec<Self> {
-        let of_prompt = |prompt: &Arc<[u32]>| Self::new(prompt.clone(), request);
-        request
-            .prompts
-            .iter()
-            .flat_map(|prompt| (0..request.n).map(move |_| of_prompt(prompt)))
-            .collect()
+        let mut choices = Vec::with_capacity(request.prompts.len() * request.n);
+        for prompt in &request.prompts {
+            choices.extend((0..request.n).map(|_| Self::new(prompt.clone(), request)));
+        }
+        choices
     }
 
     fn new(prompt: Arc<[u32]>, request: &NewRequest) -> Self {

@@ -67,8 +67,9 @@ impl Sequence {
 
     pub(super) fn reserve(&mut self, block_tokens: usize) {
         let more = (self.limit - self.leg.tokens.len()).min(RESERVED_TOKENS);
-        self.leg.tokens.reserve(more);
-        self.blocks.reserve((self.leg.tokens.len() + more).div_ceil(block_tokens));
+        // Exactly: thousands of legs at once would hold twice their prompts otherwise.
+        self.leg.tokens.reserve_exact(more);
+        self.blocks.reserve_exact((self.leg.tokens.len() + more).div_ceil(block_tokens));
     }
 }
 

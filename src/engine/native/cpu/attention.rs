@@ -106,7 +106,16 @@ impl Kernel for Attend<'_> {
     }
 }
 
-impl Attend<'_> {
+impl<'a> Attend<'a> {
+    /// Keys and values of one tile.
+    #[inline(always)]
+    fn tile(&self, tile: usize, kv_head: usize) -> (&'a [f32], &'a [f32]) {
+        let (base, block_tokens) = (tile * TILE, self.pool.geometry.block_tokens);
+        let block = self.table[self.part.first_block + base / block_tokens];
+        let tokens = base % block_tokens..base % block_tokens + TILE;
+        self.pool.tile(self.layer, kv_head, block, tokens)
+    }
+
     /// Columns `from..to` of the block: some of the heads, all rows.
     #[inline(always)]
     fn heads<S: Simd>(&mut self, s: S, from: usize, to: usize) {
@@ -124,11 +133,18 @@ impl Attend<'_> {
             None => 0,
         };
         let first_tile = first_seen(part.start) / TILE;
-        for tile in first_tile..(part.start + part.rows).div_ceil(TILE) {
+        let end_tile = (part.start + part.rows).div_ceil(TILE);
+        for tile in first_tile..end_tile {
             let base = tile * TILE;
-            let block = self.table[part.first_block + base / g.block_tokens];
-            let tokens = base % g.block_tokens..base % g.block_tokens + TILE;
-            let (keys, values) = self.pool.tile(self.layer, self.kv_head, block, tokens);
+            let (keys, values) = self.tile(tile, self.kv_head);
+            if part.rows == 1 {
+                // Little is computed with a tile: memory is waited for unless it is asked in time.
+                if tile + 1 < end_tile {
+                    fetch(s, self.tile(tile + 1, self.kv_head));
+                } else if self.kv_head + 1 < g.kv_heads {
+                    fetch(s, self.tile(first_tile, self.kv_head + 1));
+                }
+            }
             for (row, running) in running.iter_mut().enumerate().take(part.rows) {
                 let position = part.start + row;
                 let seen = first_seen(position).max(base)..(position + 1).min(base + TILE);
@@ -153,6 +169,15 @@ impl Attend<'_> {
                 }
             }
         }
+    }
+}
+
+/// Asks for a tile's keys and values.
+#[inline(always)]
+fn fetch<S: Simd>(s: S, (keys, values): (&[f32], &[f32])) {
+    for at in (0..keys.len()).step_by(LANES) {
+        s.prefetch(keys, at);
+        s.prefetch(values, at);
     }
 }
 

@@ -1,15 +1,18 @@
 //! Matrix products whose every output is one chain of fused multiply-adds over the inputs in order.
 //!
-//! The order of the chain is all that decides the bits of a result; cutting rows into tiles, inputs
-//! into stretches (the partial sum is stored and taken up again) and outputs into tasks changes
-//! nothing. That is why one row and many rows, alone or in a batch, give the same bits.
+//! The chain takes inputs in pairs, of each pair the odd one first, which is the order of the CPU's
+//! own product of BF16 pairs. The order is all that decides the bits of a result; cutting rows into
+//! tiles, inputs into stretches (the partial sum is stored and taken up again) and outputs into tasks
+//! changes nothing. That is why one row and many rows, alone or in a batch, give the same bits.
 
 use std::ops::Range;
 
+use super::inputs::{Multiply, PackedRows, Tile};
 use super::math::{load, store};
 use super::matrix::{CELLS, Cell, Matrix, PANEL, Panels};
-use super::share::{Block, each_block, each_part};
-use super::simd::{Isa, Kernel, LANES, Simd};
+use super::memory::Bf16Cell;
+use super::share::{Block, each_block};
+use super::simd::{Bf16Pair, Isa, Kernel, LANES, Simd};
 use super::team::Team;
 
 /// Most rows of a tile that is a whole panel wide.
@@ -23,50 +26,11 @@ const ROWS_AT_ONCE: usize = 256;
 const FEW_ROWS: usize = 64;
 /// Panels of a task where there are many rows.
 const PANELS_AT_ONCE: usize = 4;
-/// Tasks for each thread, so that a thread that is held up gets fewer.
-const TASKS_PER_THREAD: usize = 4;
+/// [`STRETCH`] where there are few rows and memory is the limit: the next stretch, which the tiles
+/// fetch as they go, is then in the cache just in time, and little is fetched in vain.
+const SHORT_STRETCH: usize = 128;
 /// Cells between the one that a single tile multiplies and the one it asks for.
 const AHEAD: usize = 64;
-
-/// The input rows of a product, packed so that a tile reads them in order.
-///
-/// Tiles one after the other; within a tile `[input][row of the tile]`, padded to whole pairs.
-#[derive(Debug, Default)]
-pub(super) struct PackedRows {
-    data: Vec<f32>,
-    /// First row of each tile, and the end.
-    tiles: Vec<usize>,
-    /// Where each tile starts in `data`, and the end.
-    cuts: Vec<usize>,
-}
-
-impl PackedRows {
-    fn pack(&mut self, isa: Isa, team: &mut Team, x: &[f32], rows: usize, inputs: usize) {
-        let padded = inputs.next_multiple_of(2);
-        let count = rows.div_ceil(isa.tile_rows());
-        self.tiles.clear();
-        // Tiles of nearly the same size: 13 rows become 6 and 7, not 12 and 1.
-        self.tiles.extend((0..=count).map(|tile| tile * rows / count));
-        self.cuts.clear();
-        self.cuts.extend(self.tiles.iter().map(|row| row * padded));
-        if self.data.len() < rows * padded {
-            self.data.resize(rows * padded, 0.0);
-        }
-        each_part(team, rows * padded / 4, &mut self.data, &self.cuts, |tile, to| {
-            let (first, end) = (self.tiles[tile], self.tiles[tile + 1]);
-            pack_tile(&x[first * inputs..end * inputs], inputs, end - first, to);
-        });
-    }
-}
-
-fn pack_tile(x: &[f32], inputs: usize, rows: usize, to: &mut [f32]) {
-    for (row, x) in x.chunks_exact(inputs).enumerate() {
-        for (to, x) in to[row..].iter_mut().step_by(rows).zip(x) {
-            *to = *x;
-        }
-    }
-    to[inputs * rows..].fill(0.0);
-}
 
 /// `out = x · matrixᵀ + bias` for `rows` rows; `x` has rows of `matrix.inputs`, `out` of
 /// `matrix.outputs`.
@@ -81,14 +45,20 @@ pub(super) fn multiply(
     if rows == 0 {
         return;
     }
-    packed.pack(isa, team, x, rows, matrix.inputs);
-    let all = matrix.outputs.div_ceil(PANEL);
-    let most = if rows > FEW_ROWS { PANELS_AT_ONCE } else { all };
-    let panels = (all / (team.threads() * TASKS_PER_THREAD)).clamp(1, most);
+    let panels = if rows > FEW_ROWS { PANELS_AT_ONCE } else { 1 };
     let width = panels * PANEL;
     let work = rows * matrix.inputs * matrix.outputs / LANES;
+    packed.cut(isa, rows, matrix.inputs);
+    if let (Panels::Bf16(cells), Some(dots), true) = (&matrix.panels, isa.dots(), matrix.rounds) {
+        let (inputs, tiles) = packed.pairs(team, x, matrix.inputs);
+        return each_block(team, work, out, matrix.outputs, &[0, rows], width, |_, task, out| {
+            let job = Job { inputs, tiles, matrix, first_panel: task * panels };
+            dots.run(Product::<Bf16Pair, Bf16Cell> { job, cells, out });
+        });
+    }
+    let (inputs, tiles) = packed.floats(team, x, matrix.inputs, matrix.rounds);
     each_block(team, work, out, matrix.outputs, &[0, rows], width, |_, task, out| {
-        let job = Job { packed, matrix, first_panel: task * panels };
+        let job = Job { inputs, tiles, matrix, first_panel: task * panels };
         match &matrix.panels {
             Panels::Bf16(cells) => isa.run(Product { job, cells, out }),
             Panels::F16(cells) => isa.run(Product { job, cells, out }),
@@ -97,113 +67,109 @@ pub(super) fn multiply(
     });
 }
 
-#[derive(Clone, Copy)]
-struct Job<'a> {
-    packed: &'a PackedRows,
+struct Job<'a, I> {
+    inputs: &'a [I],
+    tiles: &'a [Tile],
     matrix: &'a Matrix,
     first_panel: usize,
 }
 
 /// The product of all rows with the panels of one task.
-struct Product<'a, C> {
-    job: Job<'a>,
+struct Product<'a, I, C> {
+    job: Job<'a, I>,
     cells: &'a [C],
     out: Block<'a>,
 }
 
-impl<C: Cell> Kernel for Product<'_, C> {
+impl<I: Multiply<C>, C: Cell> Kernel for Product<'_, I, C> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(mut self, s: S) {
-        let rows = &self.job.packed.tiles;
-        let tiles = rows.len() - 1;
-        let all_rows = rows[tiles];
+        let all = self.job.tiles;
+        let rows: usize = all.iter().map(|tile| tile.rows).sum();
         let pairs = self.job.matrix.pairs();
         let panels = self.out.row(0).len().div_ceil(PANEL);
-        if all_rows <= FULL_WIDTH {
+        if rows <= FULL_WIDTH {
             for panel in 0..panels {
-                self.stretch::<S, CELLS>(s, 0..1, panel, 0..pairs);
+                self.stretch::<S>(s, all, panel, 0..pairs);
             }
             return;
         }
-        let stretches = pairs.div_ceil(STRETCH);
-        let tiles_at_once = (ROWS_AT_ONCE / S::TILE_ROWS).max(1);
-        for first in (0..tiles).step_by(tiles_at_once) {
-            let tiles = first..tiles.min(first + tiles_at_once);
+        let length = if rows > FEW_ROWS { STRETCH } else { SHORT_STRETCH };
+        let stretches = pairs.div_ceil(length);
+        for tiles in all.chunks((ROWS_AT_ONCE / S::TILE_ROWS).max(1)) {
             for i in 0..stretches * panels {
-                let (stretch, panel) = if all_rows > FEW_ROWS {
+                let (stretch, panel) = if rows > FEW_ROWS {
                     (i / panels, i % panels)
                 } else {
                     (i % stretches, i / stretches)
                 };
-                let from = stretch * STRETCH;
-                let pairs = from..pairs.min(from + STRETCH);
-                self.stretch::<S, 2>(s, tiles.clone(), panel, pairs);
+                let from = stretch * length;
+                self.stretch::<S>(s, tiles, panel, from..pairs.min(from + length));
             }
         }
     }
 }
 
-impl<C: Cell> Product<'_, C> {
-    /// Takes all tiles through some pairs of one panel, asking for `P` cells ahead at each pair.
+impl<I: Multiply<C>, C: Cell> Product<'_, I, C> {
+    /// Takes all tiles through some pairs of one panel.
     #[inline(always)]
-    fn stretch<S: Simd, const P: usize>(
-        &mut self,
-        s: S,
-        tiles: Range<usize>,
-        panel: usize,
-        pairs: Range<usize>,
-    ) {
-        let packed = self.job.packed;
+    fn stretch<S: Simd>(&mut self, s: S, tiles: &[Tile], panel: usize, pairs: Range<usize>) {
         let first_cell =
             ((self.job.first_panel + panel) * self.job.matrix.pairs() + pairs.start) * CELLS;
         let cells = &self.cells[first_cell..];
         let weights = cells[..pairs.len() * CELLS].as_chunks::<CELLS>().0;
-        for tile in tiles.clone() {
-            let (row, rows) = (packed.tiles[tile], packed.tiles[tile + 1] - packed.tiles[tile]);
-            let inputs = &packed.data[packed.cuts[tile]..packed.cuts[tile + 1]]
-                [2 * pairs.start * rows..2 * pairs.end * rows];
-            let first = tile == tiles.start;
-            let place = Place { row, panel, first, starts: pairs.start == 0, ends: pairs.end };
+        let (starts, ends) = (pairs.start == 0, pairs.end);
+        for (nth, tile) in tiles.iter().enumerate() {
+            let Tile { row, rows, start } = *tile;
+            let inputs = &self.job.inputs[start + pairs.start * rows..start + pairs.end * rows];
+            let place = Place { row, panel, nth, tiles: tiles.len(), starts, ends };
             let step = Step { inputs, weights, cells, ahead: AHEAD };
             match rows {
-                1 => self.columns::<S, 1, CELLS, P>(s, step, place),
-                2 if S::WIDE => self.columns::<S, 2, CELLS, P>(s, step, place),
-                3 if S::WIDE => self.columns::<S, 3, CELLS, P>(s, step, place),
-                4 if S::WIDE => self.columns::<S, 4, CELLS, P>(s, step, place),
-                5 if S::WIDE => self.columns::<S, 5, CELLS, P>(s, step, place),
-                6 if S::WIDE => self.columns::<S, 6, 2, 2>(s, step, place),
-                7 if S::WIDE => self.columns::<S, 7, 2, 2>(s, step, place),
-                8 if S::WIDE => self.columns::<S, 8, 2, 2>(s, step, place),
-                9 if S::WIDE => self.columns::<S, 9, 2, 2>(s, step, place),
-                10 if S::WIDE => self.columns::<S, 10, 2, 2>(s, step, place),
-                11 if S::WIDE => self.columns::<S, 11, 2, 2>(s, step, place),
-                12 if S::WIDE => self.columns::<S, 12, 2, 2>(s, step, place),
-                2 => self.columns::<S, 2, 1, 1>(s, step, place),
-                3 => self.columns::<S, 3, 1, 1>(s, step, place),
-                4 => self.columns::<S, 4, 1, 1>(s, step, place),
-                5 => self.columns::<S, 5, 1, 1>(s, step, place),
+                1 => self.columns::<S, 1, CELLS>(s, step, place),
+                2 if S::WIDE => self.columns::<S, 2, CELLS>(s, step, place),
+                3 if S::WIDE => self.columns::<S, 3, CELLS>(s, step, place),
+                4 if S::WIDE => self.columns::<S, 4, CELLS>(s, step, place),
+                5 if S::WIDE => self.columns::<S, 5, CELLS>(s, step, place),
+                6 if S::WIDE => self.columns::<S, 6, 2>(s, step, place),
+                7 if S::WIDE => self.columns::<S, 7, 2>(s, step, place),
+                8 if S::WIDE => self.columns::<S, 8, 2>(s, step, place),
+                9 if S::WIDE => self.columns::<S, 9, 2>(s, step, place),
+                10 if S::WIDE => self.columns::<S, 10, 2>(s, step, place),
+                11 if S::WIDE => self.columns::<S, 11, 2>(s, step, place),
+                12 if S::WIDE => self.columns::<S, 12, 2>(s, step, place),
+                2 => self.columns::<S, 2, 1>(s, step, place),
+                3 => self.columns::<S, 3, 1>(s, step, place),
+                4 => self.columns::<S, 4, 1>(s, step, place),
+                5 => self.columns::<S, 5, 1>(s, step, place),
                 _ => unreachable!("tiles have at most S::TILE_ROWS rows"),
             }
         }
     }
 
     /// One tile through one stretch, `N` cells at a time, the most that the registers hold.
+    ///
+    /// The first two tiles fetch the next stretch, each its half, so that memory is read evenly.
     #[inline(always)]
-    fn columns<S: Simd, const R: usize, const N: usize, const P: usize>(
+    fn columns<S: Simd, const R: usize, const N: usize>(
         &mut self,
         s: S,
-        mut step: Step<'_, C>,
+        mut step: Step<'_, I, C>,
         place: Place,
     ) {
         for first in (0..CELLS).step_by(N) {
             if N < CELLS {
-                // Going through a tile's columns, the first tile fetches the next stretch.
-                let next = step.weights.len() * (CELLS + first);
-                step.ahead = if place.first { next } else { 0 };
+                step.ahead = step.weights.len() * (CELLS + first);
             }
-            self.tile::<S, R, N, P>(s, step, place, first);
+            match (place.nth, place.tiles) {
+                (nth @ 0..2, 2..) if N == 2 => {
+                    step.ahead += step.weights.len() * nth;
+                    self.tile::<S, R, N, 1>(s, step, place, first);
+                }
+                (0, _) => self.tile::<S, R, N, N>(s, step, place, first),
+                _ => self.tile::<S, R, N, 0>(s, step, place, first),
+            }
         }
     }
 
@@ -212,7 +178,7 @@ impl<C: Cell> Product<'_, C> {
     fn tile<S: Simd, const R: usize, const N: usize, const P: usize>(
         &mut self,
         s: S,
-        step: Step<'_, C>,
+        step: Step<'_, I, C>,
         place: Place,
         first: usize,
     ) {
@@ -226,7 +192,7 @@ impl<C: Cell> Product<'_, C> {
                 }
             }
         }
-        let mut sums = chain::<S, C, R, N, P>(s, step, first, sums);
+        let mut sums = chain::<S, I, C, R, N, P>(s, step, first, sums);
         if place.ends == self.job.matrix.pairs()
             && let Some(bias) = &self.job.matrix.bias
         {
@@ -248,9 +214,9 @@ impl<C: Cell> Product<'_, C> {
 
 /// What a tile multiplies in one stretch.
 #[derive(Clone, Copy)]
-struct Step<'a, C> {
-    /// `[pair][2][rows of the tile]`.
-    inputs: &'a [f32],
+struct Step<'a, I, C> {
+    /// `[pair][row of the tile]`.
+    inputs: &'a [I],
     weights: &'a [[C; CELLS]],
     /// The weights and what follows them.
     cells: &'a [C],
@@ -264,8 +230,9 @@ struct Place {
     /// The tile's first row.
     row: usize,
     panel: usize,
-    /// Whether this is the first tile to go through the stretch.
-    first: bool,
+    /// The how-manieth tile it is that goes through the stretch, and of how many.
+    nth: usize,
+    tiles: usize,
     /// Whether the sums start here.
     starts: bool,
     /// The pair before which the stretch ends.
@@ -274,39 +241,20 @@ struct Place {
 
 /// The chains of `R` rows by `N` cells, continued through one stretch.
 #[inline(always)]
-fn chain<S: Simd, C: Cell, const R: usize, const N: usize, const P: usize>(
+fn chain<S: Simd, I: Multiply<C>, C: Cell, const R: usize, const N: usize, const P: usize>(
     s: S,
-    step: Step<'_, C>,
+    step: Step<'_, I, C>,
     first: usize,
     mut sums: [[S::V; N]; R],
 ) -> [[S::V; N]; R] {
-    let inputs = step.inputs.as_chunks::<R>().0.as_chunks::<2>().0;
+    let inputs = step.inputs.as_chunks::<R>().0;
     let mut ahead = step.ahead;
-    for ([x_even, x_odd], cells) in inputs.iter().zip(step.weights) {
+    for (inputs, cells) in inputs.iter().zip(step.weights) {
         for p in 0..P {
             s.prefetch(step.cells, ahead + p);
         }
         ahead += P;
-        let mut even = [s.splat(0.0); N];
-        for n in 0..N {
-            even[n] = cells[first + n].even(s);
-        }
-        for r in 0..R {
-            let x = s.splat(x_even[r]);
-            for n in 0..N {
-                sums[r][n] = s.fma(even[n], x, sums[r][n]);
-            }
-        }
-        let mut odd = [s.splat(0.0); N];
-        for n in 0..N {
-            odd[n] = cells[first + n].odd(s);
-        }
-        for r in 0..R {
-            let x = s.splat(x_odd[r]);
-            for n in 0..N {
-                sums[r][n] = s.fma(odd[n], x, sums[r][n]);
-            }
-        }
+        I::multiply(s, inputs, cells, first, &mut sums);
     }
     sums
 }

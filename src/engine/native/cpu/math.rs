@@ -27,6 +27,27 @@ pub(super) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
     s.if_less(x, s.splat(LOWEST), s.splat(0.0), s.add_exponent(p, n))
 }
 
+/// Numbers smaller than this, 2⁻⁵⁰, become 0 where a product is computed in BF16. Products of two
+/// others and all their sums are multiples of 2⁻¹¹⁴, so that nothing is ever subnormal: CPUs that
+/// multiply pairs of BF16 flush what is.
+const SMALLEST_BF16: u16 = (127 - 50) << 7;
+
+/// The nearest BF16, the even one of two; 0 for what is too small for products in BF16.
+#[inline(always)]
+pub(super) fn round_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let even = 0x7fff + (bits >> 16 & 1);
+    let rounded = (bits.wrapping_add(even) >> 16) as u16;
+    let quiet = (bits >> 16) as u16 | 0x40;
+    drop_small_bf16(if x.is_nan() { quiet } else { rounded })
+}
+
+/// The BF16, or 0 if it is too small for products in BF16.
+#[inline(always)]
+pub(super) fn drop_small_bf16(bits: u16) -> u16 {
+    if bits & 0x7fff < SMALLEST_BF16 { 0 } else { bits }
+}
+
 /// Sixteen values of a row, 0 beyond its end.
 #[inline(always)]
 pub(super) fn load<S: Simd>(s: S, row: &[f32], at: usize) -> S::V {
@@ -102,6 +123,22 @@ mod tests {
             }
             x += 0.05;
         }
+    }
+
+    #[test]
+    fn rounding_to_bf16_is_to_the_nearest_and_drops_what_is_too_small() {
+        let mut bits = 0_u32;
+        while let Some(next) = bits.checked_add(0x1235) {
+            let x = f32::from_bits(bits);
+            let want = half::bf16::from_f32(x);
+            let small = want.to_f32().abs() < 2_f32.powi(-50);
+            let got = half::bf16::from_bits(round_bf16(x));
+            let same = if want.is_nan() { got.is_nan() } else { got == want };
+            assert!(if small { got.to_f32() == 0.0 } else { same }, "{bits:#x}: {got}");
+            bits = next;
+        }
+        let ties = [0x3f80_8000, 0x3f81_8000, 0x7f7f_ffff, 0xff80_0000];
+        assert_eq!(ties.map(|b| round_bf16(f32::from_bits(b))), [0x3f80, 0x3f82, 0x7f80, 0xff80]);
     }
 
     #[test]

@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::{bf16, f16};
 
+use super::math::drop_small_bf16;
 use super::memory::{Bf16Cell, F16Cell, F32Cell, Pages, Plain};
 use super::share::each_part;
 use super::simd::{LANES, Simd};
 use super::team::Team;
+use crate::engine::native::Precision;
 use crate::engine::native::checkpoint::{Element, Tensor};
 use crate::engine::native::error::LoadError;
 
@@ -111,6 +113,8 @@ pub(in crate::engine::native) struct Matrix {
     pub(super) outputs: usize,
     pub(super) inputs: usize,
     pub(super) panels: Panels,
+    /// Whether inputs are rounded to BF16, as the weights are.
+    pub(super) rounds: bool,
     /// One value an output, padded to whole panels.
     pub(super) bias: Option<Vec<f32>>,
 }
@@ -125,11 +129,15 @@ pub(super) enum Panels {
 impl Matrix {
     /// Packs the outputs of all parts, one part after the other. Parts of one type keep it; parts
     /// of several types become F32.
+    ///
+    /// # Errors
+    /// No memory, or F16 weights that are not finite.
     pub(super) fn pack(
         team: &mut Team,
         parts: &[Tensor<'_>],
         inputs: usize,
         bias: Option<Vec<f32>>,
+        precision: Precision,
     ) -> Result<Self, LoadError> {
         let mut rows = Vec::new();
         for part in parts {
@@ -139,7 +147,11 @@ impl Matrix {
         let outputs = rows.len();
         let element = parts.first().map_or(Element::F32, |part| part.element);
         let same = parts.iter().all(|part| part.element == element);
+        let rounds = same && element == Element::Bf16 && precision == Precision::Weights;
         let panels = match element {
+            Element::Bf16 if rounds => Panels::Bf16(pack(team, &rows, inputs, |_, row, to| {
+                pack_row(row, to, |bytes| drop_small_bf16(u16::from_le_bytes(bytes)));
+            })?),
             Element::Bf16 if same => Panels::Bf16(pack(team, &rows, inputs, |_, row, to| {
                 pack_row(row, to, u16::from_le_bytes);
             })?),
@@ -164,7 +176,7 @@ impl Matrix {
             bias.resize(outputs.next_multiple_of(PANEL), 0.0);
             bias
         });
-        Ok(Self { outputs, inputs, panels, bias })
+        Ok(Self { outputs, inputs, panels, rounds, bias })
     }
 
     /// Pairs of inputs.

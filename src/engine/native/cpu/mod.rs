@@ -6,6 +6,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod gemm;
+mod inputs;
 mod math;
 mod matrix;
 mod memory;
@@ -19,10 +20,10 @@ mod team;
 use super::backend::{Attention, Backend, Geometry};
 use super::checkpoint::{Rope, Tensor};
 use super::error::LoadError;
-use super::{Instructions, TILE_TOKENS};
+use super::{Instructions, Precision, TILE_TOKENS};
 use crate::engine::EngineError;
 use crate::engine::model::Batch;
-use gemm::PackedRows;
+use inputs::PackedRows;
 use matrix::Matrix;
 use pool::Pool;
 use simd::Isa;
@@ -34,6 +35,7 @@ const ROWS_AT_ONCE: usize = 16;
 /// This machine's CPU.
 pub(super) struct Cpu {
     isa: Isa,
+    precision: Precision,
     team: Team,
     geometry: Geometry,
     pool: Pool,
@@ -84,6 +86,7 @@ impl Cpu {
     pub(super) fn new(
         threads: usize,
         instructions: Instructions,
+        precision: Precision,
         geometry: Geometry,
     ) -> Result<Self, LoadError> {
         let isa = Isa::detect(instructions).ok_or_else(|| LoadError::Option {
@@ -94,7 +97,8 @@ impl Cpu {
         let team =
             Team::new(threads).map_err(|source| LoadError::Threads { count: threads, source })?;
         let pool = Pool::new(geometry)?;
-        Ok(Self { isa, team, geometry, pool, packed: PackedRows::default(), plan: Plan::default() })
+        let (packed, plan) = (PackedRows::default(), Plan::default());
+        Ok(Self { isa, precision, team, geometry, pool, packed, plan })
     }
 }
 
@@ -116,7 +120,7 @@ impl Backend for Cpu {
     ) -> Result<Matrix, LoadError> {
         let values = bias.iter().flat_map(Tensor::values).collect();
         let bias = if bias.is_empty() { None } else { Some(values) };
-        Matrix::pack(&mut self.team, parts, inputs, bias)
+        Matrix::pack(&mut self.team, parts, inputs, bias, self.precision)
     }
 
     fn vector(&mut self, tensor: &Tensor<'_>) -> Result<Vec<f32>, LoadError> {

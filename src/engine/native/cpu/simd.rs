@@ -7,7 +7,7 @@
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-use super::avx512::Avx512;
+use super::avx512::{Avx512, Avx512Dots};
 use super::scalar::Scalar;
 use crate::engine::native::Instructions;
 
@@ -16,6 +16,8 @@ pub(super) const LANES: usize = 16;
 
 /// Values for two consecutive `k` of sixteen columns, interleaved: `[column][2]`. 16-bit values.
 pub(super) type Pair16 = [u16; 2 * LANES];
+/// Values for two consecutive `k` of one row, in BF16.
+pub(super) type Bf16Pair = [u16; 2];
 /// Values for two consecutive `k` of sixteen columns, one `k` after the other. Full floats.
 pub(super) type Pair32 = [[f32; LANES]; 2];
 
@@ -70,6 +72,13 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// The odd `k` of a pair of F16, infinities and NaN excluded.
     fn odd_f16(self, from: &Pair16) -> Self::V;
 
+    /// `sum`, plus the odd `k` of the pairs multiplied, plus the even `k` of the pairs multiplied;
+    /// rounded after each of the two. Exact results must not be subnormal.
+    #[inline(always)]
+    fn dot_bf16(self, columns: &Pair16, row: Bf16Pair, sum: Self::V) -> Self::V {
+        dot_by_fma(self, columns, row, sum)
+    }
+
     /// Asks for the cache line that holds `from[index]`, which may lie outside.
     fn prefetch<T>(self, from: &[T], index: usize);
 
@@ -82,6 +91,14 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
         }
         self.load(&sums)
     }
+}
+
+/// [`Simd::dot_bf16`] without an instruction for it.
+#[inline(always)]
+pub(super) fn dot_by_fma<S: Simd>(s: S, columns: &Pair16, row: Bf16Pair, sum: S::V) -> S::V {
+    let row = row.map(|bits| f32::from_bits(u32::from(bits) << 16));
+    let sum = s.fma(s.odd_bf16(columns), s.splat(row[1]), sum);
+    s.fma(s.even_bf16(columns), s.splat(row[0]), sum)
 }
 
 /// The instruction set in use.
@@ -127,6 +144,15 @@ impl Isa {
         }
     }
 
+    /// This instruction set with the instructions for [`Simd::dot_bf16`], if the CPU has them.
+    pub(super) fn dots(self) -> Option<Dots> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd) => simd.dots().map(Dots::Avx512),
+            _ => None,
+        }
+    }
+
     /// Runs a kernel compiled for this instruction set.
     #[inline]
     pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -136,6 +162,26 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(simd) => simd.vectorize(kernel),
             Self::Scalar(simd) => simd.vectorize(kernel),
+        }
+    }
+}
+
+/// An instruction set whose [`Simd::dot_bf16`] is an instruction.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Dots {
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512Dots),
+}
+
+impl Dots {
+    /// Runs a kernel compiled for this instruction set.
+    #[inline]
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(simd) => simd.vectorize(kernel),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => unreachable!("no such instruction set"),
         }
     }
 }

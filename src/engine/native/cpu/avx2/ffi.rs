@@ -173,7 +173,7 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn prefetch<T>(self, from: &[T], index: usize) {
         let line = from.as_ptr().wrapping_add(index);
-        compute!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
+        compute!(_mm_prefetch::<_MM_HINT_T1>(line.cast()));
     }
 }
 

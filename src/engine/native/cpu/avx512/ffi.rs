@@ -2,24 +2,44 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
-use crate::engine::native::cpu::simd::{Kernel, LANES, Pair16, Simd};
+use crate::engine::native::cpu::simd::{Bf16Pair, Kernel, LANES, Pair16, Simd, dot_by_fma};
 
-/// Proof that this CPU has AVX-512F; only [`Avx512::detect`] makes one.
+/// Proof that this CPU has AVX-512F, and with `DOTS` also its BF16 extension; only
+/// [`Avx512::detect`] and [`Avx512::dots`] make one.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::engine::native::cpu) struct Avx512(());
+pub(in crate::engine::native::cpu) struct WithAvx512<const DOTS: bool> {
+    /// Whether the CPU has the BF16 extension.
+    bf16: bool,
+}
+
+/// AVX-512F.
+pub(in crate::engine::native::cpu) type Avx512 = WithAvx512<false>;
+/// AVX-512F and its BF16 extension.
+pub(in crate::engine::native::cpu) type Avx512Dots = WithAvx512<true>;
 
 impl Avx512 {
     pub(in crate::engine::native::cpu) fn detect() -> Option<Self> {
         (is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma"))
-        .then_some(Self(()))
+        .then(|| Self { bf16: is_x86_feature_detected!("avx512bf16") })
+    }
+
+    /// The same with the BF16 extension, if the CPU has it.
+    pub(in crate::engine::native::cpu) fn dots(self) -> Option<Avx512Dots> {
+        self.bf16.then_some(WithAvx512 { bf16: true })
     }
 }
 
 #[target_feature(enable = "avx512f,avx2,fma")]
 fn run<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+    kernel.run(simd)
+}
+
+#[target_feature(enable = "avx512f,avx512bf16,avx2,fma")]
+fn run_dots<K: Kernel>(simd: Avx512Dots, kernel: K) -> K::Output {
     kernel.run(simd)
 }
 
@@ -31,14 +51,35 @@ macro_rules! compute {
     }};
 }
 
-impl Simd for Avx512 {
+impl<const DOTS: bool> Simd for WithAvx512<DOTS> {
     type V = __m512;
     const WIDE: bool = true;
 
     #[inline]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        // SAFETY: `self` is proof that the CPU has the features that `run` enables.
-        unsafe { run(self, kernel) }
+        if DOTS {
+            // SAFETY: `DOTS` is proof that the CPU has the features that `run_dots` enables.
+            unsafe { run_dots(WithAvx512 { bf16: true }, kernel) }
+        } else {
+            // SAFETY: `self` is proof that the CPU has the features that `run` enables.
+            unsafe { run(WithAvx512 { bf16: self.bf16 }, kernel) }
+        }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(self, columns: &Pair16, row: Bf16Pair, sum: __m512) -> __m512 {
+        if DOTS {
+            let row = i32::from(row[1]) << 16 | i32::from(row[0]);
+            // SAFETY: `DOTS` is proof that the CPU has the extension; the reference covers the 64
+            // bytes; vectors of pairs and of numbers have the same bits.
+            unsafe {
+                let columns = transmute::<__m512i, __m512bh>(load_pair(columns));
+                let row = transmute::<__m512i, __m512bh>(_mm512_set1_epi32(row));
+                _mm512_dpbf16_ps(sum, columns, row)
+            }
+        } else {
+            dot_by_fma(self, columns, row, sum)
+        }
     }
 
     #[inline(always)]
@@ -176,7 +217,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn prefetch<T>(self, from: &[T], index: usize) {
         let line = from.as_ptr().wrapping_add(index);
-        compute!(_mm_prefetch::<_MM_HINT_T0>(line.cast()));
+        compute!(_mm_prefetch::<_MM_HINT_T1>(line.cast()));
     }
 }
 

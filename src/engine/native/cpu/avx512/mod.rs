@@ -2,4 +2,4 @@
 
 mod ffi;
 
-pub(super) use ffi::Avx512;
+pub(super) use ffi::{Avx512, Avx512Dots};

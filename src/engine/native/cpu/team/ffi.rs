@@ -31,11 +31,16 @@ struct Job {
     tasks: usize,
 }
 
+/// A counter with a cache line to itself.
+#[derive(Default)]
+#[repr(align(64))]
+struct Claimed(AtomicUsize);
+
 struct Shared {
     /// Upper half: number of the job; then [`OPEN`]; then the helpers inside.
     gate: AtomicU64,
-    /// The next task to claim.
-    next: AtomicUsize,
+    /// For each thread, how many tasks of its share are claimed.
+    claimed: Box<[Claimed]>,
     job: UnsafeCell<Option<Job>>,
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -65,7 +70,7 @@ impl Team {
     pub(in crate::engine::native::cpu) fn new(threads: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             gate: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
+            claimed: (0..threads.max(1)).map(|_| Claimed::default()).collect(),
             job: UnsafeCell::new(None),
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
@@ -76,18 +81,15 @@ impl Team {
             let flag = Arc::clone(&asleep);
             let thread = thread::Builder::new()
                 .name(format!("native-{index}"))
-                .spawn(move || shared.help(&flag))?;
+                .spawn(move || shared.help(index, &flag))?;
             team.helpers.push(Helper { thread: Some(thread), asleep });
         }
         Ok(team)
     }
 
-    /// Threads, the caller included.
-    pub(in crate::engine::native::cpu) fn threads(&self) -> usize {
-        self.helpers.len() + 1
-    }
-
     /// Calls `task` once with each number below `tasks` and returns when all calls have.
+    ///
+    /// Each thread takes numbers that follow one another, as long as others do not fall behind.
     ///
     /// `work` is roughly how many vector-sized operations that takes in all; the caller does a
     /// little work alone.
@@ -111,7 +113,9 @@ impl Team {
         // SAFETY: The gate is closed and nobody is inside since the last run ended, and
         // `&mut self` keeps others from running.
         unsafe { *self.shared.job.get() = Some(Job { task: task_pointer, tasks }) };
-        self.shared.next.store(0, Ordering::Relaxed);
+        for claimed in &self.shared.claimed {
+            claimed.0.store(0, Ordering::Relaxed);
+        }
         self.jobs = (self.jobs + 1) & u64::from(u32::MAX);
         self.shared.gate.store(self.jobs << 32 | OPEN, Ordering::SeqCst);
         let closing = Closing(&self.shared);
@@ -122,7 +126,7 @@ impl Team {
                 thread.thread().unpark();
             }
         }
-        self.shared.claim(tasks, &task);
+        self.shared.claim(0, tasks, &task);
         drop(closing);
         let panic = self.shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(panic) = panic {
@@ -164,19 +168,25 @@ impl Drop for Closing<'_> {
 }
 
 impl Shared {
-    /// Claims and runs tasks until none is left.
-    fn claim(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= tasks {
-                return;
+    /// Claims and runs tasks until none is left: first those of this thread's share, which follow
+    /// one another, then what is left of the others'.
+    fn claim(&self, thread: usize, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        let threads = self.claimed.len();
+        for share in (thread..threads).chain(0..thread) {
+            let end = (share + 1) * tasks / threads;
+            loop {
+                let claimed = self.claimed[share].0.fetch_add(1, Ordering::Relaxed);
+                let index = share * tasks / threads + claimed;
+                if index >= end {
+                    break;
+                }
+                task(index);
             }
-            task(index);
         }
     }
 
     /// A helper's life.
-    fn help(&self, asleep: &AtomicBool) {
+    fn help(&self, index: usize, asleep: &AtomicBool) {
         let mut seen = 0;
         while self.wait(&mut seen, asleep) {
             // SAFETY: This thread is inside the gate, so the owner does not write `job`.
@@ -184,7 +194,7 @@ impl Shared {
             if let Some(job) = job {
                 // SAFETY: The owner keeps the closure alive until nobody is inside.
                 let task = unsafe { &*job.task };
-                let run = AssertUnwindSafe(|| self.claim(job.tasks, task));
+                let run = AssertUnwindSafe(|| self.claim(index, job.tasks, task));
                 if let Err(panic) = catch_unwind(run) {
                     *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
                 }
