@@ -28,6 +28,8 @@ pub(super) struct Node {
     pub(super) injectable: bool,
     pub(super) step_timeout: Duration,
     pub(super) drain_timeout: Duration,
+    /// `worker.kv_memory_mib`; 0 without a worker.
+    pub(super) pool_mib: u64,
     /// `None` for a node that was found running.
     launch: Option<Launch>,
     pub(super) process: Option<Process>,
@@ -123,6 +125,7 @@ impl Cluster {
                 injectable,
                 step_timeout: Duration::from_secs(60),
                 drain_timeout: Duration::from_secs(30),
+                pool_mib: 0, // its memory is not looked at
                 launch: None,
                 process: None,
                 starts: 0,
@@ -301,6 +304,7 @@ fn node(
         injectable: outline.injectable,
         step_timeout: Duration::from_millis(outline.step_timeout_ms),
         drain_timeout: Duration::from_millis(outline.drain_timeout_ms),
+        pool_mib: outline.pool_mib,
         name: outline.name,
         launch: Some(launch),
         process: None,

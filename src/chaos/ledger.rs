@@ -52,8 +52,10 @@ pub(super) struct Window {
     pub(super) excused: usize,
     /// Against the rules or other than without the fault.
     pub(super) wrong: usize,
-    /// The longest time that a stream stood still.
+    /// The longest time that a stream stood still after it had begun.
     pub(super) gap: Duration,
+    /// The longest wait for the first part of a stream.
+    pub(super) first: Duration,
 }
 
 impl Window {
@@ -68,6 +70,7 @@ impl Window {
             excused: 0,
             wrong: 0,
             gap: Duration::ZERO,
+            first: Duration::ZERO,
         }
     }
 
@@ -94,8 +97,8 @@ struct State {
     totals: Totals,
     /// How often each ask was answered in full.
     by_ask: Vec<usize>,
-    /// The longest gap of each stream that met no fault, in milliseconds.
-    calm_gaps: Vec<f64>,
+    /// The wait for its first part and the longest gap of each stream that met no fault.
+    calm: Vec<(Duration, Duration)>,
     violations: Vec<Violation>,
     violations_total: usize,
 }
@@ -174,13 +177,13 @@ impl Ledger {
             window.failed += usize::from(matches!(verdict, Verdict::Failed));
             window.wrong += usize::from(matches!(verdict, Verdict::Wrong));
             if stream {
-                let gap = longest_gap(&seen.moments, window.from, window.to);
+                let (first, gap) = gaps(&seen.moments, window.from, window.to);
+                window.first = window.first.max(first);
                 window.gap = window.gap.max(gap);
             }
         }
-        if met.is_empty() && stream && state.calm_gaps.len() < MOST_GAPS {
-            let gap = longest_gap(&seen.moments, from, Some(to));
-            state.calm_gaps.push(gap.as_secs_f64() * 1e3);
+        if met.is_empty() && stream && state.calm.len() < MOST_GAPS {
+            state.calm.push(gaps(&seen.moments, from, Some(to)));
         }
     }
 
@@ -243,7 +246,7 @@ impl Ledger {
             windows: state.windows.clone(),
             totals: state.totals.clone(),
             by_ask: self.names.iter().copied().zip(state.by_ask.iter().copied()).collect(),
-            calm_gaps: state.calm_gaps.clone(),
+            calm: state.calm.clone(),
             violations: state.violations.clone(),
             violations_total: state.violations_total,
         }
@@ -265,7 +268,7 @@ pub(super) struct Contents {
     pub(super) windows: Vec<Window>,
     pub(super) totals: Totals,
     pub(super) by_ask: Vec<(&'static str, usize)>,
-    pub(super) calm_gaps: Vec<f64>,
+    pub(super) calm: Vec<(Duration, Duration)>,
     pub(super) violations: Vec<Violation>,
     pub(super) violations_total: usize,
 }
@@ -280,10 +283,13 @@ enum Verdict {
     Wrong,
 }
 
-/// The longest time between two moments that touches `from..to`.
-fn longest_gap(moments: &[Instant], from: Instant, to: Option<Instant>) -> Duration {
+/// The wait for the first part and the longest gap after it, as far as they touch `from..to`.
+fn gaps(moments: &[Instant], from: Instant, to: Option<Instant>) -> (Duration, Duration) {
     let touching = |pair: &&[Instant]| pair[1] >= from && to.is_none_or(|to| pair[0] <= to);
-    moments.windows(2).filter(touching).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    let longest = |moments: &[Instant]| {
+        moments.windows(2).filter(touching).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    };
+    (longest(&moments[..moments.len().min(2)]), longest(&moments[moments.len().min(1)..]))
 }
 
 #[cfg(test)]
@@ -314,13 +320,14 @@ mod tests {
         ledger.close_at(at(zero, 200));
         ledger.open_at(Tolerance::NONE, at(zero, 500));
         let good = || Ending::Complete(answer(1));
-        ledger.record(&seen(zero, &[0, 90, 150, 160, 400], good()));
-        ledger.record(&seen(zero, &[450, 480, 900], good()));
+        ledger.record(&seen(zero, &[0, 80, 90, 150, 160, 400], good()));
+        ledger.record(&seen(zero, &[450, 540, 960], good()));
         ledger.record(&seen(zero, &[210, 217, 220], good()));
         let found = ledger.read();
-        let gaps = found.windows.iter().map(|w| (w.touched, w.gap.as_millis()));
-        assert_eq!(gaps.collect::<Vec<_>>(), [(1, 240), (1, 420)]);
-        assert_eq!(found.calm_gaps, [7.0]);
+        let gaps =
+            found.windows.iter().map(|w| (w.touched, w.first.as_millis(), w.gap.as_millis()));
+        assert_eq!(gaps.collect::<Vec<_>>(), [(1, 0, 240), (1, 90, 420)]);
+        assert_eq!(found.calm, [(Duration::from_millis(7), Duration::from_millis(3))]);
         assert_eq!((found.totals.requests, found.totals.complete), (3, 3));
         assert_eq!(found.by_ask, [("a", 3), ("b", 0)]);
         assert!(found.violations.is_empty());

@@ -26,8 +26,10 @@ pub struct Report {
     requests: Totals,
     /// Complete answers by what was asked.
     answers: serde_json::Map<String, serde_json::Value>,
-    /// The longest gap of streams that met no fault.
+    /// The longest gap of each stream that met no fault.
     calm_gap_ms: Spread,
+    /// The wait for the first part of each of them.
+    calm_first_ms: Spread,
     kinds: Vec<KindReport>,
     left_out: Vec<LeftOut>,
     violations_total: usize,
@@ -66,8 +68,10 @@ struct KindReport {
     failed: usize,
     excused: usize,
     wrong: usize,
-    /// Over the faults: the longest time that any client's stream stood still.
+    /// Over the faults: the longest time that any stream stood still after it had begun.
     gap_ms: Spread,
+    /// Over the faults: the longest wait for the first part of any stream.
+    first_ms: Spread,
     /// From the fault's end until all was well.
     heal_ms: Spread,
 }
@@ -85,6 +89,7 @@ struct FaultReport {
     excused: usize,
     wrong: usize,
     gap_ms: f64,
+    first_ms: f64,
 }
 
 /// Half of the values are at most `p50`, and so on; 0 without values.
@@ -107,6 +112,14 @@ impl Spread {
         };
         Self { count, p50: rank(50), p99: rank(99), max: rank(100) }
     }
+
+    fn shown(self) -> String {
+        format!("{:.0}/{:.0}/{:.0}", self.p50, self.p99, self.max)
+    }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 /// What a report is made of.
@@ -139,7 +152,8 @@ impl Report {
                 failed: window.failed,
                 excused: window.excused,
                 wrong: window.wrong,
-                gap_ms: window.gap.as_secs_f64() * 1e3,
+                gap_ms: ms(window.gap),
+                first_ms: ms(window.first),
             })
             .collect();
         let mut kinds: Vec<Kind> = rows.iter().map(|row| row.planned.fault.kind()).collect();
@@ -160,7 +174,8 @@ impl Report {
             full_ranks: findings.full_ranks,
             requests: ledger.totals,
             answers: ledger.by_ask.iter().map(|(n, c)| ((*n).to_owned(), (*c).into())).collect(),
-            calm_gap_ms: Spread::of(ledger.calm_gaps),
+            calm_gap_ms: Spread::of(ledger.calm.iter().map(|(_, gap)| ms(*gap)).collect()),
+            calm_first_ms: Spread::of(ledger.calm.iter().map(|(first, _)| ms(*first)).collect()),
             kinds: kinds.into_iter().map(|kind| KindReport::of(kind, &rows)).collect(),
             left_out: findings.left_out.iter().map(|&(kind, why)| LeftOut { kind, why }).collect(),
             violations_total: ledger.violations_total,
@@ -184,12 +199,14 @@ impl Report {
     /// For people.
     pub fn to_text(&self) -> String {
         let mut text = self.table();
-        let calm = self.calm_gap_ms;
+        let (gap, first) = (self.calm_gap_ms, self.calm_first_ms);
         // A `String` takes every write.
         let _ = writeln!(
             text,
-            "\ncalm streams: {}, longest gap p50 {} p99 {} max {} ms",
-            calm.count, calm.p50, calm.p99, calm.max
+            "\ncalm streams: {}, gap ms {}, first ms {}",
+            gap.count,
+            gap.shown(),
+            first.shown()
         );
         let Totals { requests, complete, failed, excused, wrong } = &self.requests;
         let _ = writeln!(
@@ -233,7 +250,7 @@ impl Report {
 
     fn table(&self) -> String {
         let mut text = format!(
-            "{:<18}{:>6}{:>9}{:>8}{:>9}{:>7}{:>22}{:>18}\n",
+            "{:<18}{:>6}{:>9}{:>8}{:>9}{:>7}{:>22}{:>22}{:>18}\n",
             "fault",
             "count",
             "touched",
@@ -241,15 +258,15 @@ impl Report {
             "excused",
             "wrong",
             "gap ms p50/p99/max",
+            "first ms p50/p99/max",
             "heal ms p50/p99"
         );
         for kind in &self.kinds {
-            let gap = kind.gap_ms;
-            let gap = format!("{:.0}/{:.0}/{:.0}", gap.p50, gap.p99, gap.max);
+            let (gap, first) = (kind.gap_ms.shown(), kind.first_ms.shown());
             let heal = format!("{:.0}/{:.0}", kind.heal_ms.p50, kind.heal_ms.p99);
             let _ = write!(
                 text,
-                "{:<18}{:>6}{:>9}{:>8}{:>9}{:>7}{gap:>22}{heal:>18}",
+                "{:<18}{:>6}{:>9}{:>8}{:>9}{:>7}{gap:>22}{first:>22}{heal:>18}",
                 kind.kind.name(),
                 kind.count,
                 kind.touched,
@@ -272,6 +289,7 @@ impl Report {
 impl KindReport {
     fn of(kind: Kind, rows: &[FaultReport]) -> Self {
         let rows = || rows.iter().filter(|row| row.planned.fault.kind() == kind);
+        let touched = || rows().filter(|row| row.touched > 0);
         let sum = |count: fn(&FaultReport) -> usize| rows().map(count).sum();
         Self {
             kind,
@@ -282,7 +300,8 @@ impl KindReport {
             failed: sum(|row| row.failed),
             excused: sum(|row| row.excused),
             wrong: sum(|row| row.wrong),
-            gap_ms: Spread::of(rows().filter(|row| row.touched > 0).map(|r| r.gap_ms).collect()),
+            gap_ms: Spread::of(touched().map(|row| row.gap_ms).collect()),
+            first_ms: Spread::of(touched().map(|row| row.first_ms).collect()),
             heal_ms: Spread::of(rows().filter_map(|row| row.outcome.heal_ms).collect()),
         }
     }

@@ -13,7 +13,7 @@ fn contents(gaps: &[u64]) -> Contents {
         windows: gaps.iter().map(window).collect(),
         totals: Totals { requests: 30, complete: 28, failed: 2, excused: 1, wrong: 0 },
         by_ask: vec![("short", 28)],
-        calm_gaps: vec![1.0, 2.0],
+        calm: vec![(Duration::from_millis(3), Duration::from_millis(4))],
         violations: Vec::new(),
         violations_total: 0,
     }
@@ -67,11 +67,11 @@ fn the_table_has_a_line_for_each_kind_and_the_verdict_comes_last() {
     let report = Report::new(findings(vec![violation]));
     assert!(!report.holds());
     expect![[r#"
-        fault              count  touched  failed  excused  wrong    gap ms p50/p99/max   heal ms p50/p99
-        kill                   2       20       2        1      0              40/50/50           300/400
-        engine_hang            1       10       0        0      0                 9/9/9         2000/2000  1 without effect  1 processes replaced
+        fault              count  touched  failed  excused  wrong    gap ms p50/p99/max  first ms p50/p99/max   heal ms p50/p99
+        kill                   2       20       2        1      0              40/50/50                 0/0/0           300/400
+        engine_hang            1       10       0        0      0                 9/9/9                 0/0/0         2000/2000  1 without effect  1 processes replaced
 
-        calm streams: 2, longest gap p50 1 p99 2 max 2 ms
+        calm streams: 1, gap ms 4/4/4, first ms 3/3/3
         requests: 30, complete 28, failed 2 (1 excused by their fault), wrong 0
         starts of processes: w1 3
         left out: etcd, needs --etcd

@@ -33,6 +33,8 @@ pub(crate) struct Outline {
     pub(crate) step_timeout_ms: u64,
     /// `node.drain_timeout_s`, in milliseconds.
     pub(crate) drain_timeout_ms: u64,
+    /// `worker.kv_memory_mib`; 0 without a worker.
+    pub(crate) pool_mib: u64,
     /// `NAME` of `cluster.cookie: env:NAME`.
     pub(crate) cookie_env: Option<String>,
     /// `cluster.etcd.endpoints`.
@@ -72,9 +74,9 @@ impl Outline {
                 _ => Err(format!("{key} = {text}: the harness needs an address with its port")),
             },
         };
-        let ms = |key: &str, factor: f64, default: u64| {
-            let number = one(key).and_then(|text| text.parse::<f64>().ok());
-            number.map_or(default, |number| (number * factor) as u64)
+        let number = |key: &str, factor: f64, default: u64| {
+            let found = one(key).and_then(|text| text.parse::<f64>().ok());
+            found.map_or(default, |found| (found * factor) as u64)
         };
         let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let default_http = || "127.0.0.1:8000".parse().ok();
@@ -90,10 +92,11 @@ impl Outline {
             listen: address("cluster.listen")?,
             seeds: keys.get("cluster.seeds").cloned().unwrap_or_default(),
             worker: section("worker"),
+            pool_mib: if section("worker") { number("worker.kv_memory_mib", 1.0, 1024) } else { 0 },
             injectable: one("faults.enabled").is_some_and(|text| text == "true"),
-            detection_ms: ms("cluster.failure_detection_ms", 1.0, 2000),
-            step_timeout_ms: ms("worker.step_timeout_s", 1000.0, 60_000),
-            drain_timeout_ms: ms("node.drain_timeout_s", 1000.0, 30_000),
+            detection_ms: number("cluster.failure_detection_ms", 1.0, 2000),
+            step_timeout_ms: number("worker.step_timeout_s", 1000.0, 60_000),
+            drain_timeout_ms: number("node.drain_timeout_s", 1000.0, 30_000),
             cookie_env: one("cluster.cookie").and_then(|c| c.strip_prefix("env:")).map(Into::into),
             etcd: keys.get("cluster.etcd.endpoints").cloned().unwrap_or_default(),
         };
@@ -232,6 +235,7 @@ faults:
             detection_ms: 700,
             step_timeout_ms: 3000,
             drain_timeout_ms: 2500,
+            pool_mib: 1024,
             cookie_env: Some("COOKIE".into()),
             etcd: vec!["http://127.0.0.1:2379".into()],
         };
