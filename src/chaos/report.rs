@@ -56,10 +56,11 @@ struct LeftOut {
     why: &'static str,
 }
 
-/// All faults of one kind.
+/// All faults of one kind, those of nodes that are front ends apart.
 #[derive(Debug, Serialize)]
 struct KindReport {
     kind: Kind,
+    at_frontend: bool,
     count: usize,
     no_effect: usize,
     /// Processes that ended and were started again.
@@ -83,6 +84,7 @@ struct FaultReport {
     planned: Planned,
     #[serde(flatten)]
     outcome: Outcome,
+    at_frontend: bool,
     tolerated: Tolerance,
     touched: usize,
     failed: usize,
@@ -145,6 +147,7 @@ impl Report {
             .into_iter()
             .zip(&ledger.windows)
             .map(|((planned, outcome), window)| FaultReport {
+                at_frontend: planned.target.is_some_and(|node| findings.nodes[node].role.frontend),
                 planned,
                 outcome,
                 tolerated: window.tolerated,
@@ -156,7 +159,8 @@ impl Report {
                 first_ms: ms(window.first),
             })
             .collect();
-        let mut kinds: Vec<Kind> = rows.iter().map(|row| row.planned.fault.kind()).collect();
+        let kind = |row: &FaultReport| (row.planned.fault.kind(), row.at_frontend);
+        let mut kinds: Vec<_> = rows.iter().map(kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
         let verdict = match (ledger.violations_total, findings.interrupted) {
@@ -250,7 +254,7 @@ impl Report {
 
     fn table(&self) -> String {
         let mut text = format!(
-            "{:<18}{:>6}{:>9}{:>8}{:>9}{:>7}{:>22}{:>22}{:>18}\n",
+            "{:<22}{:>6}{:>9}{:>8}{:>9}{:>7}{:>22}{:>22}{:>18}\n",
             "fault",
             "count",
             "touched",
@@ -263,16 +267,13 @@ impl Report {
         );
         for kind in &self.kinds {
             let (gap, first) = (kind.gap_ms.shown(), kind.first_ms.shown());
+            let at = if kind.at_frontend { " (front end)" } else { "" };
+            let name = format!("{}{at}", kind.kind);
             let heal = format!("{:.0}/{:.0}", kind.heal_ms.p50, kind.heal_ms.p99);
             let _ = write!(
                 text,
-                "{:<18}{:>6}{:>9}{:>8}{:>9}{:>7}{gap:>22}{first:>22}{heal:>18}",
-                kind.kind.name(),
-                kind.count,
-                kind.touched,
-                kind.failed,
-                kind.excused,
-                kind.wrong
+                "{name:<22}{:>6}{:>9}{:>8}{:>9}{:>7}{gap:>22}{first:>22}{heal:>18}",
+                kind.count, kind.touched, kind.failed, kind.excused, kind.wrong
             );
             if kind.no_effect > 0 {
                 let _ = write!(text, "  {} without effect", kind.no_effect);
@@ -287,12 +288,15 @@ impl Report {
 }
 
 impl KindReport {
-    fn of(kind: Kind, rows: &[FaultReport]) -> Self {
-        let rows = || rows.iter().filter(|row| row.planned.fault.kind() == kind);
+    fn of((kind, at_frontend): (Kind, bool), rows: &[FaultReport]) -> Self {
+        let is =
+            |row: &&FaultReport| row.planned.fault.kind() == kind && row.at_frontend == at_frontend;
+        let rows = || rows.iter().filter(is);
         let touched = || rows().filter(|row| row.touched > 0);
         let sum = |count: fn(&FaultReport) -> usize| rows().map(count).sum();
         Self {
             kind,
+            at_frontend,
             count: rows().count(),
             no_effect: rows().filter(|row| row.outcome.no_effect).count(),
             replaced: sum(|row| row.outcome.replaced),

@@ -19,8 +19,16 @@ fn contents(gaps: &[u64]) -> Contents {
     }
 }
 
+fn node(name: &str, frontend: bool) -> NodeReport {
+    let role = Role { frontend, worker: !frontend };
+    NodeReport { name: name.to_owned(), role, starts: 3, before: None, after: None }
+}
+
 fn findings(violations: Vec<Violation>) -> Findings {
-    let planned = |index, fault| Planned { index, pause_ms: 1, target: Some(1), fault };
+    let planned = |index, fault| {
+        let target = Some(1 - index % 2);
+        Planned { index, pause_ms: 1, target, fault }
+    };
     let outcome = |hit: &str, heal: f64| Outcome {
         hit: hit.to_owned(),
         heal_ms: Some(heal),
@@ -37,13 +45,7 @@ fn findings(violations: Vec<Violation>) -> Findings {
         seed: 7,
         duration: Duration::from_secs(61),
         interrupted: false,
-        nodes: vec![NodeReport {
-            name: "w1".to_owned(),
-            role: Role { frontend: false, worker: true },
-            starts: 3,
-            before: None,
-            after: None,
-        }],
+        nodes: vec![node("front", true), node("w1", false)],
         full_ranks: 3,
         ledger,
         faults: vec![
@@ -67,13 +69,14 @@ fn the_table_has_a_line_for_each_kind_and_the_verdict_comes_last() {
     let report = Report::new(findings(vec![violation]));
     assert!(!report.holds());
     expect![[r#"
-        fault              count  touched  failed  excused  wrong    gap ms p50/p99/max  first ms p50/p99/max   heal ms p50/p99
-        kill                   2       20       2        1      0              40/50/50                 0/0/0           300/400
-        engine_hang            1       10       0        0      0                 9/9/9                 0/0/0         2000/2000  1 without effect  1 processes replaced
+        fault                  count  touched  failed  excused  wrong    gap ms p50/p99/max  first ms p50/p99/max   heal ms p50/p99
+        kill                       1       10       0        0      0              40/40/40                 0/0/0           300/300
+        kill (front end)           1       10       2        1      0              50/50/50                 0/0/0           400/400
+        engine_hang                1       10       0        0      0                 9/9/9                 0/0/0         2000/2000  1 without effect  1 processes replaced
 
         calm streams: 1, gap ms 4/4/4, first ms 3/3/3
         requests: 30, complete 28, failed 2 (1 excused by their fault), wrong 0
-        starts of processes: w1 3
+        starts of processes: front 3, w1 3
         left out: etcd, needs --etcd
         VIOLATED heals: w1: not well [fault 1: kill of w1]
         logs: dir
@@ -89,7 +92,10 @@ fn json_has_the_schedule_and_the_seed() {
     assert_eq!((&value["seed"], &value["verdict"]), (&7.into(), &"ok".into()));
     assert_eq!(value["faults"][0]["fault"]["kind"], "kill");
     assert_eq!(value["faults"][2]["heal_ms"], 2000.0);
-    assert_eq!(value["kinds"][0]["gap_ms"]["max"], 50.0);
+    let kind =
+        |index: usize| (&value["kinds"][index], value["kinds"][index]["at_frontend"] == true);
+    assert_eq!((kind(0).1, &kind(0).0["gap_ms"]["max"]), (false, &40.0.into()));
+    assert_eq!((kind(1).1, &kind(1).0["gap_ms"]["max"]), (true, &50.0.into()));
 }
 
 #[test]

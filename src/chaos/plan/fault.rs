@@ -210,6 +210,8 @@ impl Tolerance {
             Kind::Kill | Kind::Restart if frontend => Self::LOST_FRONTEND,
             // Running streams finish; new requests find the node draining, then gone.
             Kind::Drain if frontend => Self { refused: true, ..Self::NONE },
+            // It wakes up without ranks: they have given it up, and it must find them again.
+            Kind::Stop if frontend => Self { refused: true, ..Self::NONE },
             _ => Self::NONE,
         };
         let at_worker = match kind {
@@ -274,7 +276,8 @@ mod tests {
             (Kind::EngineHang, false, false, none),
             (Kind::Kill, false, true, Tolerance::OUTAGE),
             (Kind::SlowSteps, false, true, none),
-            (Kind::Stop, true, false, none),
+            (Kind::SlowSteps, true, false, none),
+            (Kind::Stop, true, false, Tolerance { refused: true, ..none }),
             (Kind::Drain, true, false, Tolerance { refused: true, ..none }),
             (Kind::Kill, true, false, Tolerance::LOST_FRONTEND),
         ];
