@@ -56,6 +56,8 @@ pub(super) struct Cluster {
     pub(super) full: Vec<(usize, u64)>,
     /// The longest `cluster.failure_detection_ms`.
     pub(super) detection_ms: u64,
+    /// The least `frontend.migration_limit`.
+    pub(super) migration_limit: u64,
 }
 
 impl Cluster {
@@ -87,13 +89,16 @@ impl Cluster {
             (None, _) => None,
         };
         let detection_ms = outlines.iter().map(|outline| outline.detection_ms).max();
+        let fronts = outlines.iter().filter(|outline| outline.http.is_some());
+        let migration_limit = fronts.map(|outline| outline.migration_limit).min().unwrap_or(0);
         let mut nodes = Vec::with_capacity(outlines.len());
         for (index, outline) in outlines.into_iter().enumerate() {
             let namespace = net.as_ref().map(|net| net.namespace(index));
             nodes.push(node(options, outline, &moved[index], namespace, dir)?);
         }
         let detection_ms = detection_ms.unwrap_or(0);
-        let mut cluster = Self { nodes, etcd, net, full: Vec::new(), detection_ms };
+        let full = Vec::new();
+        let mut cluster = Self { nodes, etcd, net, full, detection_ms, migration_limit };
         for index in 0..cluster.nodes.len() {
             cluster.start(index)?;
         }
@@ -132,7 +137,10 @@ impl Cluster {
                 held_down: false,
             });
         }
-        Ok(Self { nodes, etcd: None, net: None, full: Vec::new(), detection_ms: 2000 })
+        // The defaults: what is configured there is not known here.
+        let (detection_ms, migration_limit) = (2000, 3);
+        let full = Vec::new();
+        Ok(Self { nodes, etcd: None, net: None, full, detection_ms, migration_limit })
     }
 
     /// Starts a node's process.

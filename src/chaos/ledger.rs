@@ -109,15 +109,21 @@ pub(super) struct Ledger {
     names: Vec<&'static str>,
     streams: Vec<bool>,
     expected: Vec<Answer>,
+    /// A request that has met more faults may fail.
+    migration_limit: usize,
     state: Mutex<State>,
 }
 
 impl Ledger {
     /// For asks with these names, whether they are streams, and their right answers.
-    pub(super) fn new(asks: Vec<(&'static str, bool)>, expected: Vec<Answer>) -> Self {
+    pub(super) fn new(
+        asks: Vec<(&'static str, bool)>,
+        expected: Vec<Answer>,
+        migration_limit: usize,
+    ) -> Self {
         let (names, streams): (Vec<_>, Vec<_>) = asks.into_iter().unzip();
         let state = State { by_ask: vec![0; names.len()], ..State::default() };
-        Self { names, streams, expected, state: Mutex::new(state) }
+        Self { names, streams, expected, migration_limit, state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -206,6 +212,9 @@ impl Ledger {
             Ending::Error(what) => {
                 if let Some(excused) = excused(Tolerance::take_error) {
                     return excused;
+                }
+                if let (true, Some(&by)) = (met.len() > self.migration_limit, met.first()) {
+                    return Verdict::Excused { by };
                 }
                 ("no_failed_request", format!("error: {what}"))
             }
@@ -302,7 +311,10 @@ mod tests {
 
     /// A ledger and its time zero.
     fn ledger() -> (Ledger, Instant) {
-        (Ledger::new(vec![("a", true), ("b", false)], vec![answer(1), answer(2)]), Instant::now())
+        (
+            Ledger::new(vec![("a", true), ("b", false)], vec![answer(1), answer(2)], 2),
+            Instant::now(),
+        )
     }
 
     fn at(zero: Instant, ms: u64) -> Instant {
@@ -353,6 +365,21 @@ mod tests {
         assert_eq!(found.violations[0].faults, [0]);
         assert!(found.violations[2].faults.is_empty());
         assert_eq!((found.totals.failed, found.totals.excused), (5, 2));
+    }
+
+    #[test]
+    fn a_request_that_met_more_faults_than_it_may_be_migrated_may_fail() {
+        let (ledger, zero) = ledger();
+        for fault in 0..3 {
+            ledger.open_at(Tolerance::NONE, at(zero, fault * 10));
+            ledger.close_at(at(zero, fault * 10 + 5));
+        }
+        ledger.record(&seen(zero, &[12, 40], Ending::Error("lost".into())));
+        ledger.record(&seen(zero, &[0, 40], Ending::Error("lost".into())));
+        ledger.record(&seen(zero, &[0, 40], Ending::Broken("reset".into())));
+        let found = ledger.read();
+        assert_eq!((found.totals.failed, found.totals.excused), (3, 1));
+        assert_eq!(found.violations_total, 2);
     }
 
     #[test]

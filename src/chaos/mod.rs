@@ -118,6 +118,9 @@ pub enum ChaosError {
     /// etcd cannot be used.
     #[error("--etcd: {0}")]
     Etcd(String),
+    /// A second signal came.
+    #[error("ended by a second signal, without a report")]
+    Interrupted,
     /// Files cannot be written.
     #[error("{path}: {why}", path = path.display())]
     File {

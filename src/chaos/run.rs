@@ -141,7 +141,7 @@ impl Run<'_> {
         let load = Load {
             seed: self.options.seed,
             frontends,
-            ledger: Ledger::new(names, expected),
+            ledger: Ledger::new(names, expected, self.cluster.migration_limit as usize),
             asks,
             limit: self.options.request,
         };

@@ -230,7 +230,7 @@ async fn interruptible(options: &Options, say: &mut dyn FnMut(&str)) -> Result<R
     });
     tokio::select! {
         report = run(options, interrupt, say) => report,
-        _ = watch => Err(ChaosError::NoAnswer("ended by a second signal".to_owned())),
+        _ = watch => Err(ChaosError::Interrupted),
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) struct Outline {
     pub(crate) step_timeout_ms: u64,
     /// `node.drain_timeout_s`, in milliseconds.
     pub(crate) drain_timeout_ms: u64,
+    /// `frontend.migration_limit`.
+    pub(crate) migration_limit: u64,
     /// `worker.kv_memory_mib`; 0 without a worker.
     pub(crate) pool_mib: u64,
     /// `NAME` of `cluster.cookie: env:NAME`.
@@ -92,6 +94,7 @@ impl Outline {
             listen: address("cluster.listen")?,
             seeds: keys.get("cluster.seeds").cloned().unwrap_or_default(),
             worker: section("worker"),
+            migration_limit: number("frontend.migration_limit", 1.0, 3),
             pool_mib: if section("worker") { number("worker.kv_memory_mib", 1.0, 1024) } else { 0 },
             injectable: one("faults.enabled").is_some_and(|text| text == "true"),
             detection_ms: number("cluster.failure_detection_ms", 1.0, 2000),
@@ -235,6 +238,7 @@ faults:
             detection_ms: 700,
             step_timeout_ms: 3000,
             drain_timeout_ms: 2500,
+            migration_limit: 3,
             pool_mib: 1024,
             cookie_env: Some("COOKIE".into()),
             etcd: vec!["http://127.0.0.1:2379".into()],
