@@ -13,3 +13,4 @@ pub mod metrics;
 pub mod node;
 pub mod telemetry;
 pub mod text;
+pub mod word;

@@ -1,6 +1,7 @@
 //! One node of Cuelight: builds what the config asks for, runs it, drains it on SIGTERM.
 
 pub mod launch;
+mod meeting;
 
 use std::io;
 use std::net::TcpListener;
@@ -51,6 +52,31 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The address for other nodes cannot be listened on.
+    #[error(
+        "cluster.listen = {address}: cannot listen: {source}; choose another with --set cluster.listen=ADDR:PORT"
+    )]
+    ClusterListen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The address for operators cannot be listened on.
+    #[error(
+        "node.admin = {address}: cannot listen: {source}; choose another with --set node.admin=ADDR:PORT"
+    )]
+    AdminListen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of `cluster.tls` cannot be used.
+    #[error("cluster.tls: {0}")]
+    ClusterTls(String),
     /// The checkpoint cannot be run.
     #[error("worker.model = {}: {source}", dir.display())]
     Model {
@@ -103,8 +129,9 @@ fn start(config: Config) -> Result<ExitCode, StartError> {
     runtime.block_on(async {
         let _telemetry = telemetry::init(&config.log, &config.node.name)?;
         let listener = config.frontend.as_ref().map(listen).transpose()?;
+        let admin = config.node.admin.map(listen_admin).transpose()?;
         let tree = Tree::start(config).await?;
-        Node { tree, listener }.run(began).await
+        Node { tree, listener, admin }.run(began).await
     })
 }
 
@@ -120,6 +147,10 @@ fn listen(frontend: &Frontend) -> Result<TcpListener, StartError> {
     open().map_err(|source| StartError::Listen { address, source })
 }
 
+fn listen_admin(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|source| StartError::AdminListen { address, source })
+}
+
 /// What ends a running node.
 enum End {
     Signal(&'static str),
@@ -130,6 +161,7 @@ enum End {
 struct Node {
     tree: Tree,
     listener: Option<TcpListener>,
+    admin: Option<TcpListener>,
 }
 
 impl Node {
@@ -138,6 +170,7 @@ impl Node {
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (stop_http, stopping) = watch::channel(false);
         let mut server = self.serve(stopping);
+        let admin = self.serve_admin();
         let ready = tokio::spawn(say_when_ready(self.tree.frontend.clone(), began));
 
         let end = tokio::select! {
@@ -147,6 +180,7 @@ impl Node {
             ended = &mut server => End::Http(ended.map_err(io::Error::from)?),
         };
         ready.abort();
+        let _admin = AbortOnDrop(admin);
         match end {
             End::Signal(name) => {
                 info!(signal = name, "draining; a second signal ends at once");
@@ -184,27 +218,49 @@ impl Node {
         tokio::spawn(async move { http::serve(listener, handle, &config, faults, stopping).await })
     }
 
+    /// The life of the operators' server; one without end where there is none.
+    fn serve_admin(&mut self) -> JoinHandle<()> {
+        let Some(listener) = self.admin.take() else {
+            return tokio::spawn(std::future::pending());
+        };
+        let (node, frontend) = (self.tree.node.clone(), self.tree.frontend.clone());
+        tokio::spawn(async move {
+            let frontend = frontend.map(FrontendHandle::new);
+            if let Err(error) = http::admin::serve(listener, node, frontend).await {
+                error!(%error, "node.admin cannot be served");
+            }
+        })
+    }
+
+    /// Requests that clients wait for, and legs of other nodes' requests.
+    fn busy(&self) -> usize {
+        let requests = self.tree.frontend.as_ref().map_or(0, |shared| shared.active());
+        let census = self.tree.node.board.census();
+        requests + census.get("Sequence").copied().unwrap_or(0)
+    }
+
     /// Lets running requests finish within `node.drain_timeout_s`, then ends the rest with an error.
     async fn drain(
         &self,
         stop_http: &watch::Sender<bool>,
         server: &mut JoinHandle<Result<(), ServeError>>,
     ) {
-        let Some(shared) = &self.tree.frontend else { return };
-        shared.drain();
-        let handle = FrontendHandle::new(shared.clone());
+        self.tree.node.drain();
+        let _ = self.tree.root.cast(root::Msg::Drain); // gone: its requests have ended
         let none_left = async {
-            while handle.active() > 0 {
+            while self.busy() > 0 {
                 tokio::time::sleep(DRAIN_LOOK).await;
             }
         };
         let limit = self.tree.node.config.node.drain_timeout;
         if tokio::time::timeout(limit, none_left).await.is_err() {
-            warn!(left = handle.active(), ?limit, "drain time is over (node.drain_timeout_s)");
+            warn!(left = self.busy(), ?limit, "drain time is over (node.drain_timeout_s)");
             let _ = self.tree.root.cast(root::Msg::CutOff); // gone: its requests have ended
         }
         let _ = stop_http.send(true);
-        let _ = tokio::time::timeout(LAST_WRITES, server).await;
+        if self.tree.frontend.is_some() {
+            let _ = tokio::time::timeout(LAST_WRITES, server).await;
+        }
     }
 }
 
@@ -212,10 +268,19 @@ async fn say_when_ready(shared: Option<Arc<Shared>>, began: Instant) {
     let Some(shared) = shared else { return };
     let mut view = shared.view.subscribe();
     let all_linked = |view: &Arc<crate::actors::models::View>| {
-        view.models.iter().all(|model| !model.links.is_empty())
+        view.models.iter().all(|model| model.readiness().reason.is_none())
     };
     if view.wait_for(all_linked).await.is_ok() {
         let http = shared.frontend_config().http;
         info!(%http, after_ms = began.elapsed().as_millis() as u64, "ready");
+    }
+}
+
+/// Ends a task with its owner.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

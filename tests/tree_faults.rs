@@ -177,7 +177,6 @@ async fn limits_refuse_with_words_and_waits_have_bounds() {
     let node = Harness::start(&[
         "worker.engine=sim",
         "worker.sim.step_us=1000",
-        "frontend.max_requests=3",
         "frontend.request_timeout_s=1",
         "frontend.stream_buffer_bytes=4096",
         "worker.max_running=1",
@@ -193,24 +192,55 @@ async fn limits_refuse_with_words_and_waits_have_bounds() {
         Some(Failure::TooManyRequests { limit, .. }) => assert_eq!(limit, 2),
         other => panic!("{other:?}"),
     }
-    let mut slow = long.clone();
-    slow.backlog = 5000;
-    node.eventually("two left", || node.handle.active() == 2).await;
-    let _third = node.ask(&slow).await;
-    match node.try_ask(&long).await.err() {
-        Some(Failure::TooManyRequests { current: 3, limit: 3, .. }) => {}
-        other => panic!("{other:?}"),
-    }
     for client in [first, second] {
         let failed = client.end().await.failed;
         assert_eq!(failed, Some(Failure::TimedOut { after: Duration::from_secs(1) }));
     }
     node.quiet().await;
+    let slow = Ask { backlog: 5000, ..long.clone() };
     let failed = node.ask(&slow).await.end().await.failed;
     assert_eq!(failed, Some(Failure::SlowClient { unread: 5000, limit: 4096 }));
     node.quiet().await;
     node.handle.drain();
     assert!(matches!(node.try_ask(&long).await.err(), Some(Failure::Draining { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_over_the_limit_is_refused() {
+    let mut sets = SIM.to_vec();
+    sets.push("frontend.max_requests=2");
+    let node = Harness::start(&sets).await;
+    let long = Ask::new("on and on", 2000);
+    let _running = (node.ask(&long).await, node.ask(&long).await);
+    match node.try_ask(&long).await.err() {
+        Some(Failure::TooManyRequests { current: 2, limit: 2, .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_have_begun_wait_for_room_when_their_rank_is_full() {
+    let mut sets = SIM.to_vec();
+    sets.extend(["worker.max_running=1", "worker.max_waiting=1"]);
+    let node = Harness::start(&sets).await;
+    let asks = [Ask::new("one thing", 60), Ask::new("another thing", 60)];
+    let mut expected = Vec::new();
+    for ask in &asks {
+        expected.push(node.ask(ask).await.end().await.tokens);
+    }
+    let (first, second) = (node.ask(&asks[0]).await, node.ask(&asks[1]).await);
+    first.tokens(5).await;
+    second.until("acceptance", |said| said.accepted).await;
+    // Both legs are lost to the front end, while the rank still holds them: it is full.
+    node.kill("WorkerLink");
+    for (client, expected) in [first, second].iter().zip(expected) {
+        let said = client.end().await;
+        assert_eq!((said.failed, said.tokens), (None, expected));
+    }
+    let placed_again =
+        node.metric("cuelight_migrations_total{model=\"cuelight-tiny\",reason=\"pressure\"}");
+    assert!(placed_again < 50.0, "a full rank was asked {placed_again} times");
+    node.quiet().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

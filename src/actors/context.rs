@@ -1,21 +1,35 @@
 //! What every actor of a node shares: the checked config, the board, metrics, fault switches.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::tree::Board;
+use ractor::ActorRef;
+
+use super::root;
+use super::tree::{Board, Snapshot};
 use crate::config::Config;
 use crate::engine::faulty::FaultHandle;
+use crate::ids::{NodeId, WorkerId};
 use crate::metrics::Metrics;
+
+/// How long the other nodes may take to show their trees.
+const TREES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// See the module's description.
 pub struct NodeContext {
+    /// This life of this node.
+    pub id: NodeId,
     /// The checked configuration.
     pub config: Config,
     /// The live supervision tree.
     pub board: Arc<Board>,
     /// The process's metrics.
     pub metrics: Arc<Metrics>,
+    draining: AtomicBool,
+    worker_up: AtomicBool,
+    root: OnceLock<ActorRef<root::Msg>>,
     /// Switches of engines that can be made to fail, by rank name; empty unless `faults.enabled`.
     switches: Mutex<HashMap<String, FaultHandle>>,
 }
@@ -23,7 +37,66 @@ pub struct NodeContext {
 impl NodeContext {
     /// A node that has no actors yet.
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
-        Self { config, board: Arc::default(), metrics, switches: Mutex::default() }
+        let id = NodeId { name: config.node.name.as_str().into(), boot: boot() };
+        Self {
+            id,
+            config,
+            board: Arc::default(),
+            metrics,
+            draining: AtomicBool::new(false),
+            worker_up: AtomicBool::new(false),
+            root: OnceLock::new(),
+            switches: Mutex::default(),
+        }
+    }
+
+    /// Whether SIGTERM has come.
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Takes no new work from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this node's worker is loaded.
+    pub fn worker_up(&self) -> bool {
+        self.worker_up.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_worker_up(&self, up: bool) {
+        self.worker_up.store(up, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_root(&self, root: ActorRef<root::Msg>) {
+        let _ = self.root.set(root); // a node has one root in its life
+    }
+
+    /// The live supervision tree of the whole cluster, as far as its nodes answer in time; of this
+    /// node alone where there is no other. `None` while the root is starting.
+    pub async fn cluster_tree(&self) -> Option<Snapshot> {
+        let own = self.board.snapshot()?;
+        let (Some(root), true) = (self.root.get(), self.config.cluster.is_some()) else {
+            return Some(own);
+        };
+        let asked = root.call(root::Msg::Trees, Some(TREES_TIMEOUT)).await;
+        let others = asked.ok().and_then(|answer| answer.success_or(()).ok()).unwrap_or_default();
+        let mut nodes = vec![own];
+        nodes.extend(others);
+        Some(Snapshot {
+            kind: "Nodes".into(),
+            name: "cluster".to_string(),
+            state: "connected".into(),
+            generation: 1,
+            counters: vec![("nodes".into(), nodes.len() as u64)],
+            children: nodes,
+        })
+    }
+
+    /// A worker of this node.
+    pub fn worker_id(&self, worker: &str) -> WorkerId {
+        WorkerId { node: self.id.clone(), worker: worker.into() }
     }
 
     /// Frames that one token stream may hold before the rank merges the next ones.
@@ -44,4 +117,9 @@ impl NodeContext {
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }
+}
+
+/// Larger for a later start, whatever the process: microseconds since 1970.
+fn boot() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64
 }

@@ -3,19 +3,22 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 use tracing::{error, info, warn};
 
+use super::cluster::redial::backoff;
 use super::handle::Shared;
 use super::link::{self, Link, WorkerLink};
 use super::models::{self, Models};
 use super::requests::{self, Requests};
 use super::restart::{RestartBudget, Verdict, ended};
+use super::terms;
 use super::tree::{Card, CardId, Label};
-use super::worker::WorkerUp;
-use crate::ids::Generation;
+use super::worker::{Way, WorkerUp};
+use crate::ids::{Generation, WorkerId};
 
 /// A part of the front end that can be started again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +28,7 @@ pub enum Part {
     /// `Requests`.
     Requests,
     /// The `WorkerLink` of this worker.
-    Link(String),
+    Link(WorkerId),
 }
 
 impl Part {
@@ -39,18 +42,21 @@ impl Part {
 }
 
 /// What a `Frontend` answers to.
+#[derive(RactorMessage)]
 pub enum Msg {
     /// A worker is up, or up again with a later generation.
     WorkerUp(WorkerUp),
     /// A worker is gone.
     WorkerDown {
         /// The worker.
-        name: String,
-        /// Its generation.
+        worker: WorkerId,
+        /// Its generation; a later one stays.
         generation: Generation,
         /// Why, for people.
         why: String,
     },
+    /// From a `WorkerLink`: legs may be placed on it.
+    Linked(Arc<Link>),
     /// The node stops: end the requests that still run.
     CutOff,
     /// Internal: the delay before a restart is over.
@@ -69,10 +75,13 @@ pub struct Args {
     pub workers: Vec<WorkerUp>,
 }
 
+/// What is known of one worker.
 struct LinkSlot {
     up: WorkerUp,
     actor: Option<ActorCell>,
     link: Option<Arc<Link>>,
+    /// Attempts to reach another node's worker since it was last linked.
+    attempts: u32,
 }
 
 /// A `Frontend`'s memory.
@@ -80,7 +89,7 @@ pub struct State {
     shared: Arc<Shared>,
     models: Option<ActorRef<models::Msg>>,
     requests: Option<ActorRef<requests::Msg>>,
-    links: HashMap<String, LinkSlot>,
+    links: HashMap<WorkerId, LinkSlot>,
     starts: HashMap<Part, u32>,
     budgets: HashMap<Part, RestartBudget>,
     card: Card,
@@ -119,35 +128,48 @@ impl State {
                 let args = requests::Args { shared, parent, generation };
                 self.requests = Some(Actor::spawn_linked(None, Requests, args, cell).await?.0);
             }
-            Part::Link(worker) => self.spawn_link(&worker, cell).await?,
+            Part::Link(worker) => self.spawn_link(myself, &worker).await?,
         }
         Ok(())
     }
 
     async fn spawn_link(
         &mut self,
-        worker: &str,
-        myself: ActorCell,
+        myself: &ActorRef<Msg>,
+        worker: &WorkerId,
     ) -> Result<(), ActorProcessingErr> {
         let (node, parent) = (self.shared.node.clone(), self.card.id());
         let Some(slot) = self.links.get_mut(worker) else { return Ok(()) };
         if slot.actor.is_some() {
             return Ok(());
         }
-        let link = Arc::new(Link::new(&slot.up));
-        let args = link::Args { node, parent, link: link.clone() };
-        let (actor, _) = Actor::spawn_linked(None, WorkerLink, args, myself).await?;
+        let args = link::Args { node, parent, frontend: myself.clone(), up: slot.up.clone() };
+        let (actor, _) = Actor::spawn_linked(None, WorkerLink, args, myself.get_cell()).await?;
         slot.actor = Some(actor.get_cell());
-        slot.link = Some(link.clone());
-        if let Some(models) = &self.models {
-            models.cast(models::Msg::Up(link))?;
-        }
         Ok(())
     }
 
+    /// A link is up: requests may use it.
+    fn linked(&mut self, link: Arc<Link>) {
+        let slot = self.links.get_mut(&link.worker);
+        let slot =
+            slot.filter(|slot| slot.up.generation == link.generation && slot.actor.is_some());
+        let Some(slot) = slot else { return link.end() };
+        slot.link = Some(link.clone());
+        slot.attempts = 0;
+        info!(worker = %link.worker, generation = link.generation.0, "worker is linked");
+        if let Some(models) = &self.models {
+            // Being restarted, it will start from the links that live then.
+            let _ = models.cast(models::Msg::Up(link));
+        }
+    }
+
     /// Ends the link to a worker's earlier generation, so that what runs there is placed again.
-    fn unlink(&mut self, name: &str, up_to: Generation, why: String) {
-        let Some(slot) = self.links.get(name).filter(|slot| slot.up.generation <= up_to) else {
+    fn unlink(&mut self, worker: &WorkerId, up_to: Generation, why: String) {
+        if let Some(models) = &self.models {
+            let _ = models.cast(models::Msg::Forget(worker.clone())); // restarted: it has forgotten
+        }
+        let Some(slot) = self.links.get(worker).filter(|slot| slot.up.generation <= up_to) else {
             return;
         };
         if let Some(link) = &slot.link {
@@ -156,15 +178,22 @@ impl State {
         if let Some(actor) = &slot.actor {
             actor.stop(Some(why.clone()));
         }
-        self.links.remove(name);
-        self.tell_models_down(name, up_to, why);
+        let model = slot.up.model.clone();
+        self.links.remove(worker);
+        self.tell_models_down(worker, model, up_to, why);
     }
 
-    fn tell_models_down(&self, worker: &str, generation: Generation, why: String) {
+    fn tell_models_down(
+        &self,
+        worker: &WorkerId,
+        model: Arc<str>,
+        generation: Generation,
+        why: String,
+    ) {
         if let Some(models) = &self.models {
-            let worker = worker.to_string();
+            let worker = worker.clone();
             // Being restarted, it will start from the links that live then.
-            let _ = models.cast(models::Msg::Down { worker, generation, why });
+            let _ = models.cast(models::Msg::Down { worker, model, generation, why });
         }
     }
 
@@ -173,11 +202,37 @@ impl State {
         myself: &ActorRef<Msg>,
         up: WorkerUp,
     ) -> Result<(), ActorProcessingErr> {
-        let name = up.name.clone();
-        self.unlink(&name, up.generation, "a later generation is up".to_string());
-        info!(worker = name, generation = up.generation.0, "worker is up");
-        self.links.insert(name.clone(), LinkSlot { up, actor: None, link: None });
-        self.spawn(myself, Part::Link(name)).await
+        let worker = up.id.clone();
+        if self.links.get(&worker).is_some_and(|slot| slot.up.generation >= up.generation) {
+            return Ok(()); // known already, or said by a generation that has been replaced
+        }
+        if let Way::Remote(_) = up.way
+            && !self.fits(&up)
+        {
+            return Ok(());
+        }
+        self.unlink(&worker, up.generation, "a later generation is up".to_string());
+        self.links.insert(worker.clone(), LinkSlot { up, actor: None, link: None, attempts: 0 });
+        self.spawn(myself, Part::Link(worker)).await
+    }
+
+    /// Whether another node's worker can serve its model here; says so if it cannot.
+    fn fits(&self, up: &WorkerUp) -> bool {
+        let view = self.shared.view.borrow().clone();
+        let Some(model) = view.model(&up.model) else {
+            info!(worker = %up.id, model = %up.model, "serves a model that is not offered here");
+            return false;
+        };
+        let mut others = self.links.values().filter(|slot| slot.up.model == up.model);
+        let block_tokens = others.next().map(|slot| slot.up.description.block_tokens);
+        let Err(mismatch) = terms::check(&model.served, block_tokens, up) else { return true };
+        error!(worker = %up.id, model = %up.model, %mismatch, "refused a worker");
+        if let Some(models) = &self.models {
+            let (worker, model) = (up.id.clone(), up.model.clone());
+            // Being restarted, it hears it again when the node next speaks of its worker.
+            let _ = models.cast(models::Msg::Refused { worker, model, why: mismatch.to_string() });
+        }
+        false
     }
 
     /// Which part this actor was, if it still is one. Forgets it.
@@ -191,12 +246,30 @@ impl State {
             return Some(Part::Requests);
         }
         let is_it = |slot: &LinkSlot| slot.actor.as_ref().is_some_and(|a| a.get_id() == actor);
-        let (name, slot) = self.links.iter_mut().find(|(_, slot)| is_it(slot))?;
+        let (worker, slot) = self.links.iter_mut().find(|(_, slot)| is_it(slot))?;
         slot.actor = None;
-        slot.link = None;
-        let (name, generation) = (name.clone(), slot.up.generation);
-        self.tell_models_down(&name, generation, "the link to its worker was lost".to_string());
-        Some(Part::Link(name))
+        let was_up = slot.link.take().is_some();
+        let (worker, model, generation) =
+            (worker.clone(), slot.up.model.clone(), slot.up.generation);
+        if was_up {
+            let why = format!("the link to {worker} was lost");
+            self.tell_models_down(&worker, model, generation, why);
+        }
+        Some(Part::Link(worker))
+    }
+
+    /// When to try to reach another node's worker again. It is tried for as long as its node says
+    /// that it is up: what happens elsewhere costs this front end none of its restarts.
+    fn reconnect_delay(&mut self, part: &Part) -> Option<Duration> {
+        let Part::Link(worker) = part else { return None };
+        let slot = self.links.get_mut(worker)?;
+        if let Way::Local(_) = slot.up.way {
+            return None;
+        }
+        let cluster = self.shared.node.config.cluster.as_ref()?;
+        let delay = backoff(slot.attempts, &cluster.redial);
+        slot.attempts += 1;
+        Some(delay)
     }
 
     /// Schedules a restart, or fails so that the root decides.
@@ -207,6 +280,11 @@ impl State {
         last: String,
     ) -> Result<(), FrontendError> {
         let Some(part) = self.take_part(actor) else { return Ok(()) };
+        if let Some(delay) = self.reconnect_delay(&part) {
+            info!(?part, why = last, ?delay, "not linked; trying again");
+            myself.send_after(delay, || Msg::Respawn(part));
+            return Ok(());
+        }
         let limits = &self.shared.node.config.supervision;
         let budget = self.budgets.entry(part.clone()).or_insert_with(|| RestartBudget::new(limits));
         match budget.record(Instant::now()) {
@@ -270,7 +348,8 @@ impl Actor for FrontendActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::WorkerUp(up) => state.worker_up(&myself, up).await?,
-            Msg::WorkerDown { name, generation, why } => state.unlink(&name, generation, why),
+            Msg::WorkerDown { worker, generation, why } => state.unlink(&worker, generation, why),
+            Msg::Linked(link) => state.linked(link),
             Msg::Respawn(part) => state.spawn(&myself, part).await?,
             Msg::CutOff => {
                 if let Some(requests) = &state.requests {

@@ -1,7 +1,9 @@
 //! `FrontendHandle`: all that `http/` may ask of the tree. It outlives restarts of the actors behind.
 
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -30,9 +32,8 @@ pub struct Shared {
     /// The living `Requests`, if any.
     pub requests: ArcSwapOption<ActorRef<requests::Msg>>,
     /// Requests in flight.
-    pub active: AtomicUsize,
+    pub(super) active: AtomicUsize,
     limits: Arc<Frontend>,
-    draining: AtomicBool,
     nonce: u32,
     last_request: AtomicU64,
 }
@@ -41,20 +42,19 @@ impl Shared {
     /// A front end whose actors are not started yet. `models` are what its node will serve.
     pub fn new(node: Arc<NodeContext>, limits: Frontend, models: Vec<Arc<ServedModel>>) -> Self {
         let view = |served| {
-            let reason = "its worker is starting".to_string();
-            ModelView { served, links: Vec::new(), reason }
+            let alone = node.config.worker.is_some();
+            let reason = if alone { "its worker is starting" } else { "no worker has joined yet" };
+            let (reason, refused) = (reason.to_string(), BTreeMap::new());
+            ModelView { served, links: Vec::new(), reason, refused }
         };
         let models = models.into_iter().map(view).collect();
-        let since_1970 =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             node,
             view: watch::Sender::new(Arc::new(View { models })),
             requests: ArcSwapOption::empty(),
             active: AtomicUsize::new(0),
             limits: Arc::new(limits),
-            draining: AtomicBool::new(false),
-            nonce: (since_1970.as_micros() as u32) ^ std::process::id().rotate_left(16),
+            nonce: RandomState::new().hash_one(std::process::id()) as u32,
             last_request: AtomicU64::new(0),
         }
     }
@@ -66,12 +66,17 @@ impl Shared {
 
     /// Whether SIGTERM has come.
     pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.node.draining()
     }
 
     /// Refuses new requests from now on.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.node.drain();
+    }
+
+    /// Requests in flight.
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
     }
 
     /// A new request's id.
@@ -119,7 +124,7 @@ impl FrontendHandle {
 
     /// Requests in flight.
     pub fn active(&self) -> usize {
-        self.shared.active.load(Ordering::Relaxed)
+        self.shared.active()
     }
 
     /// The process's metrics.
@@ -127,7 +132,12 @@ impl FrontendHandle {
         &self.shared.node.metrics
     }
 
-    /// The live supervision tree; `None` while its root is starting.
+    /// The node behind it.
+    pub fn node(&self) -> &Arc<NodeContext> {
+        &self.shared.node
+    }
+
+    /// The live supervision tree of this node; `None` while its root is starting.
     pub fn tree(&self) -> Option<tree::Snapshot> {
         self.shared.node.board.snapshot()
     }
@@ -147,7 +157,10 @@ impl FrontendHandle {
         let (reply_to, outcome) = oneshot::channel();
         let asked = match &*self.shared.requests.load() {
             Some(requests) => {
-                requests.cast(requests::Msg::Admit { request: Box::new(request), reply_to }).is_ok()
+                let message = requests::Msg::Admit { request: Box::new(request), reply_to };
+                let mailbox = &self.shared.node.metrics.mailboxes.requests;
+                mailbox.put();
+                requests.cast(message).map_err(|_| mailbox.taken()).is_ok()
             }
             None => false,
         };

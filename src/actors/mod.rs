@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! NodeRoot                    the process; gives up with exit code 70          [root]
+//! ├─ Cluster                  the other nodes; restarted alone                 [cluster]
 //! ├─ Frontend                 restarted alone; its requests fail               [frontend]
 //! │  ├─ Models                which model is served by which ranks             [models]
 //! │  ├─ WorkerLink × worker   the token stream of a worker; legs placed again  [link]
@@ -19,6 +20,7 @@
 //!   (what was delivered).
 //! - Handlers do not wait: engines run on threads, and their outcome comes back as a message.
 
+pub mod cluster;
 pub mod context;
 pub mod failure;
 pub mod faults;
@@ -34,5 +36,6 @@ pub mod requests;
 pub mod restart;
 pub mod root;
 pub mod route;
+pub mod terms;
 pub mod tree;
 pub mod worker;

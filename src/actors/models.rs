@@ -2,17 +2,19 @@
 //!
 //! The actor is the only writer of the [`View`]; everyone else reads the latest one without asking.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 use serde::Serialize;
 
 use super::handle::Shared;
 use super::link::Link;
 use super::tree::{Card, CardId, Label};
 use crate::engine::Sampling;
-use crate::ids::Generation;
+use crate::ids::{Generation, WorkerId};
 use crate::text::TextModel;
 
 /// A model as a front end knows it: how to talk to it, whoever computes it.
@@ -27,6 +29,8 @@ pub struct ServedModel {
     pub text: Arc<TextModel>,
     /// Longest sequence (prompt + output) in tokens.
     pub context: usize,
+    /// Hash of its tokenizer.
+    pub tokenizer: u64,
     /// The model's own defaults (`generation_config.json`), end-of-sequence ids included.
     pub sampling: Sampling,
 }
@@ -40,6 +44,17 @@ pub struct Readiness {
     pub reason: Option<String>,
     /// Ranks that can take work.
     pub ranks_ready: usize,
+    /// Workers of other nodes that cannot be used, and why.
+    pub refused: Vec<Refused>,
+}
+
+/// A worker that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// As `node/worker`.
+    pub worker: String,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// One model in the view.
@@ -51,16 +66,24 @@ pub struct ModelView {
     pub links: Vec<Arc<Link>>,
     /// Why there is no link, for people.
     pub reason: String,
+    /// Workers that cannot be used, and why.
+    pub refused: BTreeMap<WorkerId, String>,
 }
 
 impl ModelView {
     /// Whether it can serve, and why not.
     pub fn readiness(&self) -> Readiness {
-        let ranks_ready = self.links.iter().map(|link| link.ranks.len()).sum();
+        let ready = self.links.iter().filter(|link| link.takes_work());
+        let ranks_ready = ready.map(|link| link.ranks.len()).sum();
+        let refused = self
+            .refused
+            .iter()
+            .map(|(worker, reason)| Refused { worker: worker.to_string(), reason: reason.clone() });
         Readiness {
             model: self.served.name.clone(),
             reason: (ranks_ready == 0).then(|| self.reason.clone()),
             ranks_ready,
+            refused: refused.collect(),
         }
     }
 }
@@ -83,28 +106,43 @@ impl View {
     }
 
     fn up(&mut self, link: Arc<Link>) {
-        if let Some(model) = self.model_mut(&link.worker.clone()) {
+        if let Some(model) = self.model_mut(&link.model) {
             model.links.retain(|known| known.worker != link.worker);
             model.links.push(link);
+            model.links.sort_by(|a, b| a.worker.cmp(&b.worker));
         }
     }
 
-    fn down(&mut self, worker: &str, generation: Generation, why: String) {
-        if let Some(model) = self.model_mut(worker) {
-            model.links.retain(|link| link.worker != worker || link.generation > generation);
+    fn down(&mut self, worker: &WorkerId, model: &str, generation: Generation, why: String) {
+        if let Some(model) = self.model_mut(model) {
+            model.links.retain(|link| link.worker != *worker || link.generation > generation);
             model.reason = why;
         }
     }
 }
 
 /// What `Models` answers to.
+#[derive(RactorMessage)]
 pub enum Msg {
     /// A worker can be reached on this link from now on.
     Up(Arc<Link>),
+    /// A worker of another node cannot be used.
+    Refused {
+        /// The worker.
+        worker: WorkerId,
+        /// The model that it serves.
+        model: Arc<str>,
+        /// Why, for people.
+        why: String,
+    },
+    /// Whatever was refused of this worker does not count any more.
+    Forget(WorkerId),
     /// The links to this worker, up to this generation, are gone.
     Down {
         /// The worker.
-        worker: String,
+        worker: WorkerId,
+        /// The model that it served.
+        model: Arc<str>,
         /// Links of later generations stay.
         generation: Generation,
         /// Why, for people.
@@ -179,8 +217,21 @@ impl Actor for Models {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Up(link) => state.change(|view| view.up(link)),
-            Msg::Down { worker, generation, why } => {
-                state.change(|view| view.down(&worker, generation, why));
+            Msg::Refused { worker, model, why } => state.change(|view| {
+                if let Some(model) = view.model_mut(&model) {
+                    model.refused.insert(worker, why);
+                }
+            }),
+            Msg::Forget(worker) => {
+                let is_refused = |model: &ModelView| model.refused.contains_key(&worker);
+                if state.shared.view.borrow().models.iter().any(is_refused) {
+                    state.change(|view| {
+                        view.models.iter_mut().for_each(|m| drop(m.refused.remove(&worker)));
+                    });
+                }
+            }
+            Msg::Down { worker, model, generation, why } => {
+                state.change(|view| view.down(&worker, &model, generation, why));
             }
         }
         Ok(())

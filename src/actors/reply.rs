@@ -15,6 +15,10 @@ pub trait Reply: Send {
     /// A rank took every choice of the request: the answer can begin.
     fn accepted(&mut self);
 
+    /// A rank, named as people read it, has begun to serve a choice; only if
+    /// [`NewRequest::tell_ranks`].
+    fn started(&mut self, choice: usize, rank: String);
+
     /// One choice gained text, tokens or both. Text lags behind tokens while a character or a
     /// possible stop string is incomplete.
     fn delta(&mut self, delta: Delta<'_>);
@@ -97,6 +101,8 @@ pub struct NewRequest {
     pub skip_special_tokens: bool,
     /// Separates prefix caches (a tenant); 0 for everyone.
     pub salt: u64,
+    /// Whether the reply is to hear which ranks serve the request.
+    pub tell_ranks: bool,
     /// The id shown to the client, e.g. `chatcmpl-…`; also in spans.
     pub public_id: String,
     /// Where the answer goes.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -22,6 +23,7 @@ use crate::ids::RequestId;
 const TICK: Duration = Duration::from_millis(100);
 
 /// What `Requests` answers to.
+#[derive(RactorMessage)]
 pub enum Msg {
     /// Starts a request, or says why not.
     Admit {
@@ -222,6 +224,7 @@ impl Actor for Requests {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Admit { request, reply_to } => {
+                state.shared.node.metrics.mailboxes.requests.taken();
                 let outcome = state.admit(&myself, request).await;
                 state.count(&outcome);
                 let _ = reply_to.send(outcome); // the client left: the guard in it ends the request
@@ -246,7 +249,7 @@ impl Actor for Requests {
                 warn!(%error, "a request's actor failed"); // its client has been told by its reply
                 state.ended(cell.get_id());
             }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+            _ => {}
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ pub fn ended(event: SupervisionEvent) -> Option<(ActorCell, String)> {
         SupervisionEvent::ActorTerminated(child, _, reason) => {
             Some((child, reason.unwrap_or_else(|| "stopped".to_string())))
         }
-        SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
+        _ => None,
     }
 }
 

@@ -1,25 +1,46 @@
 //! `NodeRoot`: the process. Supervises the front end and the worker; starts the next generation of
 //! what failed, within a budget, and gives up beyond it (the process then ends with exit code 70).
 
+use std::collections::HashMap;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 use tracing::{error, info, warn};
 
+use super::cluster::transport::Transport;
+use super::cluster::{self, Cluster};
 use super::context::NodeContext;
 use super::frontend::{self, FrontendActor};
 use super::handle::Shared;
 use super::rank::Launch;
 use super::restart::{RestartBudget, Verdict, ended};
-use super::tree::{Card, CardId, Label};
+use super::tree::{Card, CardId, Label, Snapshot};
 use super::worker::{self, Worker, WorkerUp};
-use crate::ids::Generation;
+use crate::ids::{Generation, WorkerId};
 
 /// What `NodeRoot` answers to.
+#[derive(RactorMessage)]
 pub enum Msg {
     /// From a worker: all its ranks are loaded.
     WorkerUp(WorkerUp),
+    /// From the cluster: a worker of another node is up.
+    RemoteUp(WorkerUp),
+    /// From the cluster: a worker of another node is gone.
+    RemoteDown {
+        /// The worker.
+        worker: WorkerId,
+        /// Its generation; a later one stays.
+        generation: Generation,
+        /// Why, for people.
+        why: String,
+    },
+    /// What lives on the other nodes.
+    Trees(RpcReplyPort<Vec<Snapshot>>),
+    /// The node stops: take no new work from other nodes.
+    Drain,
     /// The drain time is over: end the requests that still run.
     CutOff,
     /// Internal: the delay before a restart is over.
@@ -29,6 +50,8 @@ pub enum Msg {
 /// A child of the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
+    /// The other nodes.
+    Cluster,
     /// The front end.
     Frontend,
     /// The worker.
@@ -38,6 +61,7 @@ pub enum Part {
 impl Part {
     fn name(self) -> &'static str {
         match self {
+            Self::Cluster => "cluster",
             Self::Frontend => "frontend",
             Self::Worker => "worker",
         }
@@ -53,12 +77,25 @@ pub struct WorkerSpec {
     pub launch: Launch,
     /// A step that takes longer loses the worker.
     pub step_timeout: std::time::Duration,
+    /// Hash of the model's tokenizer.
+    pub tokenizer: u64,
+}
+
+/// How this node meets others.
+#[derive(Clone)]
+pub struct ClusterSpec {
+    /// How it connects.
+    pub transport: Arc<Transport>,
+    /// Where others connect.
+    pub listener: Arc<TcpListener>,
 }
 
 /// What `NodeRoot` starts from.
 pub struct Args {
     /// The node.
     pub node: Arc<NodeContext>,
+    /// The other nodes, if it is to meet them.
+    pub cluster: Option<ClusterSpec>,
     /// The front end, if this node has one.
     pub frontend: Option<Arc<Shared>>,
     /// The worker, if this node has one.
@@ -95,11 +132,15 @@ impl Child {
 /// The memory of `NodeRoot`.
 pub struct State {
     args: Args,
+    cluster: Option<ActorRef<cluster::Msg>>,
     frontend: Option<ActorRef<frontend::Msg>>,
+    cluster_child: Child,
     frontend_child: Child,
     worker_child: Child,
     /// The worker's living generation, once it is loaded.
     up: Option<WorkerUp>,
+    /// Workers of other nodes that are up.
+    remote: HashMap<WorkerId, WorkerUp>,
     /// Whether any generation of the worker was loaded.
     ever_up: bool,
     card: Card,
@@ -112,9 +153,28 @@ impl State {
         part: Part,
     ) -> Result<(), ActorProcessingErr> {
         match part {
+            Part::Cluster => self.spawn_cluster(myself).await,
             Part::Frontend => self.spawn_frontend(myself).await,
             Part::Worker => self.spawn_worker(myself).await,
         }
+    }
+
+    async fn spawn_cluster(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
+        let Some(spec) = self.args.cluster.clone() else { return Ok(()) };
+        self.cluster_child.starts += 1;
+        let args = cluster::Args {
+            node: self.args.node.clone(),
+            parent: self.card.id(),
+            root: myself.clone(),
+            transport: spec.transport,
+            listener: spec.listener,
+            generation: self.cluster_child.starts,
+            worker: self.up.clone(),
+        };
+        let spawned = Actor::spawn_linked(None, Cluster, args, myself.get_cell()).await?;
+        self.cluster_child.actor = Some(spawned.0.get_id());
+        self.cluster = Some(spawned.0);
+        Ok(())
     }
 
     async fn spawn_frontend(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
@@ -124,7 +184,7 @@ impl State {
             shared,
             parent: self.card.id(),
             generation: self.frontend_child.starts,
-            workers: self.up.iter().cloned().collect(),
+            workers: self.up.iter().chain(self.remote.values()).cloned().collect(),
         };
         let spawned = Actor::spawn_linked(None, FrontendActor, args, myself.get_cell()).await?;
         self.frontend_child.actor = Some(spawned.0.get_id());
@@ -145,6 +205,7 @@ impl State {
             generation,
             launch: spec.launch,
             step_timeout: spec.step_timeout,
+            tokenizer: spec.tokenizer,
         };
         let spawned = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
         self.worker_child.actor = Some(spawned.0.get_id());
@@ -155,9 +216,30 @@ impl State {
         if up.generation.0 != self.worker_child.starts {
             return; // said by a generation that has been replaced since
         }
+        info!(worker = %up.id, generation = up.generation.0, "the worker is up");
+        self.args.node.set_worker_up(true);
         self.ever_up = true;
         self.up = Some(up.clone());
+        self.tell_cluster(cluster::Msg::Worker(self.up.clone()));
         self.tell_frontend(frontend::Msg::WorkerUp(up));
+    }
+
+    fn remote_up(&mut self, up: WorkerUp) {
+        self.remote.insert(up.id.clone(), up.clone());
+        self.tell_frontend(frontend::Msg::WorkerUp(up));
+    }
+
+    fn remote_down(&mut self, worker: WorkerId, generation: Generation, why: String) {
+        if self.remote.get(&worker).is_some_and(|up| up.generation <= generation) {
+            self.remote.remove(&worker);
+        }
+        self.tell_frontend(frontend::Msg::WorkerDown { worker, generation, why });
+    }
+
+    fn tell_cluster(&self, message: cluster::Msg) {
+        if let Some(cluster) = &self.cluster {
+            let _ = cluster.cast(message); // being restarted, it will start from what is up then
+        }
     }
 
     fn tell_frontend(&self, message: frontend::Msg) {
@@ -167,6 +249,11 @@ impl State {
     }
 
     fn take_part(&mut self, actor: ActorId) -> Option<Part> {
+        if self.cluster_child.actor == Some(actor) {
+            self.cluster_child.actor = None;
+            self.cluster = None;
+            return Some(Part::Cluster);
+        }
         if self.frontend_child.actor == Some(actor) {
             self.frontend_child.actor = None;
             self.frontend = None;
@@ -181,11 +268,13 @@ impl State {
 
     fn worker_down(&mut self, why: &str) {
         self.up = None;
+        self.args.node.set_worker_up(false);
         let generation = Generation(self.worker_child.starts);
         if let Some(spec) = &self.args.worker {
-            let (name, next) = (spec.name.clone(), generation.0 + 1);
+            let (worker, next) = (self.args.node.worker_id(&spec.name), generation.0 + 1);
             let why = format!("its worker was lost ({why}); starting generation {next}");
-            self.tell_frontend(frontend::Msg::WorkerDown { name, generation, why });
+            self.tell_cluster(cluster::Msg::Worker(None));
+            self.tell_frontend(frontend::Msg::WorkerDown { worker, generation, why });
         }
     }
 
@@ -198,6 +287,7 @@ impl State {
     ) -> Result<(), GaveUp> {
         let Some(part) = self.take_part(actor) else { return Ok(()) };
         let budget = match part {
+            Part::Cluster => &mut self.cluster_child.budget,
             Part::Frontend => &mut self.frontend_child.budget,
             Part::Worker => &mut self.worker_child.budget,
         };
@@ -245,17 +335,23 @@ impl Actor for NodeRoot {
         };
         let card = args.node.board.hang(CardId::TOP, label, myself.get_cell());
         card.state("running");
-        let (frontend_child, worker_child) = (Child::new(&args.node), Child::new(&args.node));
+        args.node.set_root(myself.clone());
+        let child = || Child::new(&args.node);
+        let (cluster_child, frontend_child, worker_child) = (child(), child(), child());
         let mut state = State {
             args,
+            cluster: None,
             frontend: None,
+            cluster_child,
             frontend_child,
             worker_child,
             up: None,
+            remote: HashMap::new(),
             ever_up: false,
             card,
         };
         state.spawn(&myself, Part::Frontend).await?;
+        state.spawn(&myself, Part::Cluster).await?;
         state.spawn(&myself, Part::Worker).await?;
         Ok(state)
     }
@@ -268,6 +364,15 @@ impl Actor for NodeRoot {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::WorkerUp(up) => state.worker_up(up),
+            Msg::RemoteUp(up) => state.remote_up(up),
+            Msg::RemoteDown { worker, generation, why } => {
+                state.remote_down(worker, generation, why);
+            }
+            Msg::Trees(reply) => state.tell_cluster(cluster::Msg::Trees(reply)),
+            Msg::Drain => {
+                state.card.state("draining");
+                state.tell_cluster(cluster::Msg::Drain);
+            }
             Msg::CutOff => {
                 state.card.state("stopping");
                 state.tell_frontend(frontend::Msg::CutOff);

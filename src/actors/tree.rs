@@ -8,8 +8,11 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bincode::{Decode, Encode};
 use ractor::ActorCell;
 use serde::Serialize;
+
+use crate::word::Word;
 
 /// Identifies a card while the process lives; 0 is above the root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,11 +132,11 @@ fn snapshot_of(
     let state = *entry.shown.state.lock().unwrap_or_else(PoisonError::into_inner);
     let below = children.get(&id).into_iter().flatten();
     Snapshot {
-        kind: entry.kind,
+        kind: entry.kind.into(),
         name: entry.name.to_string(),
-        state,
+        state: state.into(),
         generation: entry.generation,
-        counters: entry.counter_names.iter().copied().zip(counts).collect(),
+        counters: entry.counter_names.iter().map(|name| Word::from(*name)).zip(counts).collect(),
         children: below.map(|child| snapshot_of(*child, cards, children)).collect(),
     }
 }
@@ -185,25 +188,25 @@ impl Drop for Card {
 }
 
 /// One actor and all below it, at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Encode, Decode)]
 pub struct Snapshot {
     /// `NodeRoot`, `Frontend`, `Request`, …
-    pub kind: &'static str,
+    pub kind: Word,
     /// Which one: a model, a worker, a request id.
     pub name: String,
     /// What it is doing now.
-    pub state: &'static str,
+    pub state: Word,
     /// How often this part was started, from 1.
     pub generation: u32,
     /// Its counters.
     #[serde(serialize_with = "as_map")]
-    pub counters: Vec<(&'static str, u64)>,
+    pub counters: Vec<(Word, u64)>,
     /// What it supervises.
     pub children: Vec<Snapshot>,
 }
 
 fn as_map<S: serde::Serializer>(
-    counters: &[(&'static str, u64)],
+    counters: &[(Word, u64)],
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     serializer.collect_map(counters.iter().map(|(name, count)| (name, count)))
@@ -241,11 +244,11 @@ mod tests {
 
     fn actor(name: &str, children: Vec<Snapshot>) -> Snapshot {
         Snapshot {
-            kind: "Rank",
+            kind: "Rank".into(),
             name: name.to_string(),
-            state: "serving",
+            state: "serving".into(),
             generation: name.len() as u32,
-            counters: vec![("steps", 7)],
+            counters: vec![("steps".into(), 7)],
             children,
         }
     }

@@ -6,14 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 
+use super::cluster::stream::RemoteWorker;
 use super::context::NodeContext;
 use super::rank::{self, Launch, Progress, Rank};
 use super::restart::ended;
 use super::root;
 use super::tree::{Card, CardId, Label};
 use crate::engine::Description;
-use crate::ids::{Generation, RankIndex};
+use crate::ids::{Generation, RankIndex, WorkerId};
 
 /// How often progress is looked at.
 const WATCH: Duration = Duration::from_millis(100);
@@ -21,17 +23,33 @@ const WATCH: Duration = Duration::from_millis(100);
 /// A worker whose ranks are all loaded, as front ends see it.
 #[derive(Clone)]
 pub struct WorkerUp {
-    /// The worker's name; also the name of the model it serves.
-    pub name: String,
+    /// The worker.
+    pub id: WorkerId,
+    /// The name of the model it serves.
+    pub model: Arc<str>,
     /// Which start of the worker this is.
     pub generation: Generation,
     /// Its ranks.
-    pub ranks: Vec<(RankIndex, ActorRef<rank::Msg>)>,
+    pub ranks: Vec<RankIndex>,
     /// Its engine.
     pub description: Description,
+    /// Hash of its tokenizer: front ends with another one would speak another language.
+    pub tokenizer: u64,
+    /// How it is reached.
+    pub way: Way,
+}
+
+/// How a front end reaches a worker's ranks.
+#[derive(Clone)]
+pub enum Way {
+    /// They are actors of this process, in the order of [`WorkerUp::ranks`].
+    Local(Vec<ActorRef<rank::Msg>>),
+    /// They are on another node.
+    Remote(Arc<RemoteWorker>),
 }
 
 /// What a `Worker` answers to.
+#[derive(RactorMessage)]
 pub enum Msg {
     /// From a rank: its engine is loaded.
     RankLoaded {
@@ -60,6 +78,8 @@ pub struct Args {
     pub launch: Launch,
     /// A step that takes longer loses the worker.
     pub step_timeout: Duration,
+    /// Hash of the model's tokenizer.
+    pub tokenizer: u64,
 }
 
 /// Why a worker ended.
@@ -114,10 +134,13 @@ impl State {
         }
         self.card.state("serving");
         Some(WorkerUp {
-            name: self.args.name.clone(),
+            id: self.args.node.worker_id(&self.args.name),
+            model: self.args.name.as_str().into(),
             generation: self.args.generation,
-            ranks: self.ranks.iter().map(|slot| (slot.index, slot.rank.clone())).collect(),
+            ranks: self.ranks.iter().map(|slot| slot.index).collect(),
             description: self.ranks.first()?.description.clone()?,
+            tokenizer: self.args.tokenizer,
+            way: Way::Local(self.ranks.iter().map(|slot| slot.rank.clone()).collect()),
         })
     }
 

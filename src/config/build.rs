@@ -10,8 +10,8 @@ use super::schema::{self, Preset};
 use super::value::{self, Value};
 use super::yaml::{Body, Node};
 use super::{
-    Config, EngineKind, Faults, Frontend, Log, LogFormat, Node as NodeConfig, Sim, Supervision,
-    Tls, Worker, files,
+    Config, EngineKind, Faults, Frontend, Log, LogFormat, Node as NodeConfig, OfferedModel, Sim,
+    Supervision, Tls, Worker, files,
 };
 
 /// Builds what the values say, and complains in `values` about what they must not say together.
@@ -29,10 +29,12 @@ pub(super) fn config(values: &mut Values, profile: Profile, host: &Host) -> Opti
             name: values.text("node.name").unwrap_or_else(|| host.name.clone()),
             drain_timeout: values.time("node.drain_timeout_s"),
             runtime_threads: values.maybe_size("node.runtime_threads").unwrap_or(host.cores),
+            admin: values.maybe_address("node.admin"),
         },
         log: log(values),
-        frontend: has_frontend.then(|| frontend(values, host)),
+        frontend: has_frontend.then(|| frontend(values, host, has_worker)),
         worker: has_worker.then(|| worker(values, host)),
+        cluster: values.has_section("cluster").then(|| super::cluster::cluster(values)),
         supervision: Supervision {
             restarts: values.size("supervision.restarts"),
             window: values.time("supervision.window_s"),
@@ -55,9 +57,11 @@ fn log(values: &Values) -> Log {
     }
 }
 
-fn frontend(values: &mut Values, host: &Host) -> Frontend {
+fn frontend(values: &mut Values, host: &Host, has_worker: bool) -> Frontend {
     Frontend {
         http: values.address("frontend.http"),
+        models: offered(values, host, has_worker),
+        max_context: values.maybe_size("frontend.max_context"),
         tls: tls(values),
         api_keys: match values.said("frontend.api_keys").map(|said| &said.value) {
             Some(Value::ApiKeys(keys)) => keys.clone(),
@@ -82,6 +86,40 @@ fn frontend(values: &mut Values, host: &Host) -> Frontend {
     }
 }
 
+/// Models by `frontend.models`. Without it a node with a worker offers what that computes, and one
+/// without offers the shipped model.
+fn offered(values: &mut Values, host: &Host, has_worker: bool) -> Vec<OfferedModel> {
+    const KEY: &str = "frontend.models";
+    let mut offered: Vec<OfferedModel> = Vec::new();
+    for text in values.list(KEY) {
+        let (name, dir) = match text.split_once('=') {
+            Some((name, dir)) => (name.to_string(), PathBuf::from(dir)),
+            None => (name_of(Path::new(&text)), PathBuf::from(&text)),
+        };
+        if let Err(rule) = files::model(&dir) {
+            values.complain(KEY, rule);
+        }
+        if offered.iter().any(|known| known.name == name) {
+            values.complain(KEY, format!("names {name} twice; give each model a name of its own"));
+        }
+        offered.push(OfferedModel { name, dir });
+    }
+    if offered.is_empty() && !has_worker && !values.is_broken(KEY) {
+        match files::shipped_model(&host.models) {
+            Ok(dir) => offered.push(OfferedModel { name: name_of(&dir), dir }),
+            Err(rule) => values.complain(KEY, rule),
+        }
+    }
+    offered
+}
+
+/// The name of a model after its directory.
+fn name_of(dir: &Path) -> String {
+    let whole = dir.canonicalize().ok();
+    let name = dir.file_name().or_else(|| whole.as_deref()?.file_name());
+    name.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
 fn tls(values: &mut Values) -> Option<Tls> {
     const FILES: [(&str, &str, &str); 2] = [
         ("frontend.tls.cert", "frontend.tls.key", "CERTIFICATE"),
@@ -104,11 +142,7 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
     pool_rule(values);
     batch_rule(values);
     let model = model(values, host);
-    let by_directory = || {
-        let whole = model.canonicalize().ok();
-        let name = model.file_name().or_else(|| whole.as_deref()?.file_name());
-        name.map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
-    };
+    let by_directory = || name_of(&model);
     Worker {
         served_name: values.text("worker.served_name").unwrap_or_else(by_directory),
         engine: match values.text("worker.engine").as_deref() {
@@ -201,18 +235,18 @@ impl Values {
         }
     }
 
-    fn size(&self, key: &str) -> usize {
+    pub(super) fn size(&self, key: &str) -> usize {
         self.maybe_size(key).unwrap_or_else(|| panic!("the schema gives {key} no default"))
     }
 
-    fn text(&self, key: &str) -> Option<String> {
+    pub(super) fn text(&self, key: &str) -> Option<String> {
         match self.get(key)? {
             Value::Text(text) => Some(text),
             other => panic!("the schema makes {key} {other:?}"),
         }
     }
 
-    fn time(&self, key: &str) -> Duration {
+    pub(super) fn time(&self, key: &str) -> Duration {
         match self.get(key) {
             Some(Value::Time(time)) => time,
             other => panic!("the schema makes {key} {other:?}"),
@@ -233,10 +267,22 @@ impl Values {
         }
     }
 
-    fn address(&self, key: &str) -> SocketAddr {
-        match self.get(key) {
-            Some(Value::Address(address)) => address,
+    pub(super) fn maybe_address(&self, key: &str) -> Option<SocketAddr> {
+        match self.get(key)? {
+            Value::Address(address) => Some(address),
             other => panic!("the schema makes {key} {other:?}"),
+        }
+    }
+
+    pub(super) fn address(&self, key: &str) -> SocketAddr {
+        self.maybe_address(key).unwrap_or_else(|| panic!("the schema gives {key} no default"))
+    }
+
+    pub(super) fn list(&self, key: &str) -> Vec<String> {
+        match self.get(key) {
+            Some(Value::List(texts)) => texts,
+            None => Vec::new(),
+            Some(other) => panic!("the schema makes {key} {other:?}"),
         }
     }
 }

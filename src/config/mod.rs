@@ -4,6 +4,7 @@
 //! lives here with its default; docs and README list the same keys (a test compares them).
 
 mod build;
+mod cluster;
 mod error;
 mod files;
 mod host;
@@ -21,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::actors::cluster::discovery::Discovery;
 pub use error::{ConfigErrors, Origin, Problem};
 pub use read::{Profile, load};
 pub use reference::reference;
@@ -37,6 +39,8 @@ pub struct Config {
     pub frontend: Option<Frontend>,
     /// `worker:`; absent on a node without a worker.
     pub worker: Option<Worker>,
+    /// `cluster:`; absent on a node that stands alone.
+    pub cluster: Option<Cluster>,
     /// `supervision:`
     pub supervision: Supervision,
     /// `faults:`
@@ -61,6 +65,8 @@ pub struct Node {
     pub drain_timeout: Duration,
     /// `node.runtime_threads`: tokio threads that serve clients. Default: the number of cores.
     pub runtime_threads: usize,
+    /// `node.admin`: address for health, metrics and the tree. Default: nowhere.
+    pub admin: Option<SocketAddr>,
 }
 
 /// `log:` what is written to standard error, and traces.
@@ -94,6 +100,12 @@ pub enum LogFormat {
 pub struct Frontend {
     /// `frontend.http`: address to listen on. Default `127.0.0.1:8000`.
     pub http: SocketAddr,
+    /// `frontend.models`: what this front end offers. Default: the worker's model, or the shipped
+    /// one.
+    pub models: Vec<OfferedModel>,
+    /// `frontend.max_context`: cap on the models' context in tokens. Default: the worker's, or the
+    /// model's own.
+    pub max_context: Option<usize>,
     /// `frontend.tls.cert` and `frontend.tls.key` (PEM files); both or none. Default none.
     pub tls: Option<Tls>,
     /// `frontend.api_keys`: SHA-256 digests of accepted keys, `sha256:<64 hex digits>`, or
@@ -133,6 +145,15 @@ pub struct Frontend {
     pub tokenizer_cached_words: usize,
     /// `frontend.template_fuel`: instructions that a chat template may run. Default 5,000,000.
     pub template_fuel: u64,
+}
+
+/// A model as a front end offers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfferedModel {
+    /// The name clients ask for.
+    pub name: String,
+    /// Directory with its tokenizer and configuration.
+    pub dir: PathBuf,
 }
 
 /// Certificate and key.
@@ -222,6 +243,58 @@ pub struct Sim {
     pub speedup: f64,
     /// `worker.sim.seed`: of the tokens. Default 0.
     pub seed: u64,
+}
+
+/// `cluster:` the other nodes.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Cluster {
+    /// `cluster.listen`: where other nodes connect. Default `127.0.0.1:7000`.
+    pub listen: SocketAddr,
+    /// `cluster.advertise`: what they dial. Default: `cluster.listen`.
+    pub advertise: Option<String>,
+    /// `cluster.cookie`: the secret that all nodes share.
+    pub cookie: String,
+    /// `cluster.failure_detection_ms`: how soon a silent node is taken for lost. Default 2 s.
+    pub failure_detection: Duration,
+    /// `cluster.handshake_timeout_s`: for both ends to know each other. Default 5 s.
+    pub handshake_timeout: Duration,
+    /// `cluster.max_handshakes`: connections that have not proved who they are. Default 64.
+    pub max_handshakes: usize,
+    /// `cluster.max_frame_bytes`: largest message between nodes. Default 16 MiB.
+    pub max_frame: usize,
+    /// `cluster.redial_ms` and `cluster.redial_max_ms`. Default 50 ms to 1 s.
+    pub redial: Redial,
+    /// `cluster.tls`: all or none of it. Default none.
+    pub tls: Option<ClusterTls>,
+    /// `cluster.discovery` and what it needs. Default: `cluster.seeds`.
+    pub discovery: Discovery,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Cluster({})", self.listen) // the cookie is nobody's business
+    }
+}
+
+/// When to try to reach a node again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redial {
+    /// The first wait; it doubles with each attempt.
+    pub first: Duration,
+    /// The longest wait.
+    pub max: Duration,
+}
+
+/// TLS between nodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterTls {
+    /// This node's certificate and key.
+    pub own: Tls,
+    /// PEM file with the authority that signs all nodes' certificates.
+    pub ca: PathBuf,
+    /// DNS name that every certificate carries.
+    pub name: String,
 }
 
 /// `supervision:` how often a part may fail.

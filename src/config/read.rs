@@ -228,7 +228,7 @@ impl Reader<'_> {
                     Body::Scalar { text, .. } => Some(text.clone()),
                     _ => None,
                 };
-                let text = text.filter(|_| !matches!(value, Value::ApiKeys(_)));
+                let text = text.filter(|_| !matches!(value, Value::ApiKeys(_) | Value::Secret(_)));
                 self.values.said.insert(key.name, Said { value, origin, text });
             }
             Err(faults) => {
@@ -255,7 +255,7 @@ impl Reader<'_> {
         if !faults.is_empty() {
             let key = schema::key(&place.key);
             self.values.broken.extend(key.map(|key| key.name));
-            let secret = key.is_none_or(|key| matches!(key.kind, Kind::ApiKeys));
+            let secret = key.is_none_or(|key| matches!(key.kind, Kind::ApiKeys | Kind::Secret));
             let shown = (!secret).then(|| text.to_owned());
             for fault in faults {
                 self.complain(place.clone().problem(shown.clone(), fault.rule));

@@ -55,6 +55,19 @@ pub(super) enum Kind {
     Path,
     /// A list of API keys' digests.
     ApiKeys,
+    /// A secret, by where it is.
+    Secret,
+    /// A list of texts.
+    List(Item),
+}
+
+/// What the items of a list may be.
+#[derive(Clone, Copy)]
+pub(super) struct Item {
+    /// The rule in words, to follow "must be a list of".
+    pub(super) rule: &'static str,
+    /// The rule.
+    pub(super) holds: fn(&str) -> bool,
 }
 
 /// The unit of a time.
@@ -104,6 +117,8 @@ impl Kind {
             Self::Url => "a URL such as http://127.0.0.1:4318 (https is not supported)".into(),
             Self::Address => "an IP address and a port such as 127.0.0.1:8000 or [::1]:8000".into(),
             Self::Path => "a path".into(),
+            Self::Secret => "env:NAME or file:PATH".into(),
+            Self::List(item) => format!("a list of {}", item.rule),
             Self::ApiKeys => "a list of sha256:<64 hex digits> or env:NAME".into(),
         }
     }

@@ -7,8 +7,11 @@ use sha2::{Digest, Sha256};
 use tracing_subscriber::EnvFilter;
 
 use super::ApiKey;
-use super::schema::{Key, Kind};
+use super::schema::{Item, Key, Kind};
 use super::yaml::{Body, Node};
+
+/// Bytes of the shortest secret.
+const LEAST_SECRET: usize = 8;
 
 /// A checked value.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +23,8 @@ pub(super) enum Value {
     Text(String),
     Address(SocketAddr),
     ApiKeys(Vec<ApiKey>),
+    Secret(String),
+    List(Vec<String>),
 }
 
 /// Why a value is refused.
@@ -43,8 +48,11 @@ pub(super) type Env = fn(&str) -> Option<String>;
 /// # Errors
 /// Everything that is wrong with it.
 pub(super) fn parse(key: &Key, node: &Node, env: Env) -> Result<Value, Vec<Fault>> {
-    if let Kind::ApiKeys = key.kind {
-        return api_keys(key, node, env);
+    match key.kind {
+        Kind::ApiKeys => return api_keys(key, node, env),
+        Kind::List(item) => return list(key, item, node),
+        Kind::Secret => return secret(key, node, env),
+        _ => {}
     }
     let one = |value, rule| vec![Fault { line: None, place: String::new(), value, rule }];
     let must = |rule: &str| with_advice(format!("must be {rule}"), key);
@@ -102,7 +110,7 @@ fn scalar(kind: Kind, text: &str, plain: bool) -> Result<Value, String> {
         Kind::Filter => is_filter(text).then(|| Value::Text(text.into())),
         Kind::Url => is_http(text).then(|| Value::Text(text.into())),
         Kind::Address => text.parse().ok().map(Value::Address),
-        Kind::ApiKeys => None,
+        Kind::ApiKeys | Kind::Secret | Kind::List(_) => None, // read before
     };
     value.ok_or_else(refused)
 }
@@ -165,6 +173,63 @@ fn api_key(key: &Key, item: &Node, env: Env) -> Result<Option<ApiKey>, String> {
     }
     let digits = text.strip_prefix("sha256:").ok_or_else(refused)?;
     digest(digits).map(|digest| Some(ApiKey(digest))).ok_or_else(refused)
+}
+
+/// Reads a list of texts; one text stands for a list of one.
+fn list(key: &Key, item: Item, node: &Node) -> Result<Value, Vec<Fault>> {
+    let must = || with_advice(format!("must be {}", item.rule), key);
+    let items = match &node.body {
+        Body::List(items) => items.iter().collect::<Vec<_>>(),
+        Body::Scalar { text, plain } if !(*plain && super::yaml::is_null(text)) => vec![node],
+        Body::Refused => return Err(Vec::new()),
+        Body::Scalar { .. } | Body::Map(_) => {
+            let rule = with_advice(format!("must be {}", key.kind.rule()), key);
+            return Err(vec![Fault { line: None, place: String::new(), value: None, rule }]);
+        }
+    };
+    let mut texts = Vec::new();
+    let mut faults = Vec::new();
+    for (index, node) in items.into_iter().enumerate() {
+        match &node.body {
+            Body::Scalar { text, .. } if (item.holds)(text) => texts.push(text.clone()),
+            Body::Refused => {}
+            body => {
+                let value = match body {
+                    Body::Scalar { text, .. } => Some(text.clone()),
+                    _ => None,
+                };
+                let (line, place) = (Some(node.line), format!("[{index}]"));
+                faults.push(Fault { line, place, value, rule: must() });
+            }
+        }
+    }
+    if faults.is_empty() { Ok(Value::List(texts)) } else { Err(faults) }
+}
+
+/// Reads a secret from where the value says. The value itself may be the secret by mistake: it is
+/// not shown.
+fn secret(key: &Key, node: &Node, env: Env) -> Result<Value, Vec<Fault>> {
+    let fault = |rule: String| vec![Fault { line: None, place: String::new(), value: None, rule }];
+    let refused = || fault(with_advice(format!("must be {}", key.kind.rule()), key));
+    let text = match &node.body {
+        Body::Scalar { text, .. } => text,
+        Body::Refused => return Err(Vec::new()),
+        _ => return Err(refused()),
+    };
+    let found = if let Some(name) = text.strip_prefix("env:") {
+        env(name).ok_or(format!("the environment variable {name} is not set; put a secret there"))
+    } else if let Some(path) = text.strip_prefix("file:") {
+        std::fs::read_to_string(path)
+            .map_err(|error| format!("the file {path} cannot be read: {error}; put a secret there"))
+    } else {
+        return Err(refused());
+    };
+    let secret = found.map_err(fault)?.trim().to_owned();
+    if secret.len() < LEAST_SECRET {
+        let rule = format!("the secret has {} bytes; give it {LEAST_SECRET} or more", secret.len());
+        return Err(fault(rule));
+    }
+    Ok(Value::Secret(secret))
 }
 
 /// The digest by which a key is known.

@@ -1,5 +1,9 @@
 //! What can go wrong in an engine, by what the caller can do about it.
 
+use bincode::{Decode, Encode};
+
+use crate::word::Word;
+
 /// How far a failure reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
@@ -12,7 +16,7 @@ pub enum Reach {
 }
 
 /// An engine's failure.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Encode, Decode)]
 #[non_exhaustive]
 pub enum EngineError {
     /// The leg has no tokens to start from.
@@ -66,13 +70,13 @@ pub enum EngineError {
     #[error("the model produced {what} for this request")]
     BadNumbers {
         /// What was found, e.g. "a logit that is not a number".
-        what: &'static str,
+        what: Word,
     },
     /// The engine failed as a whole.
     #[error("the engine was lost during {during}: {detail}")]
     Lost {
         /// The call that failed.
-        during: &'static str,
+        during: Word,
         /// For people only.
         detail: String,
     },

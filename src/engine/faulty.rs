@@ -82,9 +82,10 @@ impl FaultHandle {
         match fault {
             None => Ok(()),
             Some(Fault::Panic) => panic!("injected fault: a panic in the engine's step"),
-            Some(Fault::Fail) => {
-                Err(EngineError::Lost { during: "a step", detail: "injected fault".to_owned() })
-            }
+            Some(Fault::Fail) => Err(EngineError::Lost {
+                during: "a step".into(),
+                detail: "injected fault".to_owned(),
+            }),
             Some(Fault::Hang(limit)) => {
                 let hung = |faults: &mut Faults| !faults.released;
                 drop(self.0.release.wait_timeout_while(self.lock(), limit, hung));

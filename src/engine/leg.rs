@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use bincode::{Decode, Encode};
+
 use crate::ids::LegId;
 
 /// One leg of a request: continue these tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Leg {
     /// Idempotency key.
     pub id: LegId,
@@ -24,7 +26,7 @@ pub struct Leg {
 }
 
 /// How tokens are chosen. Neutral values switch a rule off; [`Sampling::default`] is greedy.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Sampling {
     /// 0 takes the likeliest token.
     pub temperature: f32,
@@ -78,7 +80,7 @@ impl Default for Sampling {
 }
 
 /// Why a leg ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum FinishReason {
     /// End-of-sequence or one of the client's stop ids; that id is the leg's last token.
     Stop,
@@ -88,7 +90,7 @@ pub enum FinishReason {
 
 /// Log probabilities of one output position (natural logarithm, before temperature and truncation,
 /// after penalties and bias).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct TokenLogprobs {
     /// Of the chosen token.
     pub chosen: f32,
@@ -97,7 +99,7 @@ pub struct TokenLogprobs {
 }
 
 /// One of the likeliest tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode)]
 pub struct Candidate {
     /// Vocabulary id.
     pub token: u32,

@@ -24,13 +24,16 @@ pub mod sim;
 pub use error::{EngineError, Reach};
 pub use leg::{Candidate, FinishReason, Leg, Sampling, TokenLogprobs};
 
+use bincode::{Decode, Encode};
+
 use crate::ids::{BlockHash, LegId};
+use crate::word::Word;
 
 /// What an engine can do and how large it is: data, not downcasts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Description {
     /// The engine's kind: `native`, `sim`, …
-    pub kind: &'static str,
+    pub kind: Word,
     /// Longest sequence (prompt + output) in tokens.
     pub context: usize,
     /// Rows of the logits; ids at or above it are never sampled.
@@ -101,7 +104,7 @@ impl StepOutput {
 }
 
 /// A leg that left the waiting queue for the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Started {
     /// The leg.
     pub leg: LegId,
@@ -110,7 +113,7 @@ pub struct Started {
 }
 
 /// One new token of one leg.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct TokenOut {
     /// The leg.
     pub leg: LegId,
@@ -140,7 +143,7 @@ pub enum KvEvent {
 }
 
 /// How busy an engine is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Load {
     /// Legs in the batch.
     pub running: u32,

@@ -77,7 +77,7 @@ impl App {
             .route("/tokenize", post(tokenize::tokenize))
             .route("/detokenize", post(tokenize::detokenize))
             .route("/cluster/tree", get(info::tree))
-            .route("/debug/faults", post(info::faults))
+            .route("/debug/faults", post(info::inject_fault))
             .fallback(async |uri: Uri| unknown_route(uri.path()))
             .method_not_allowed_fallback(wrong_method)
             .with_state(self.clone())
@@ -168,7 +168,7 @@ pub(super) fn unknown_route(path: &str) -> ApiError {
     ApiError::new(Problem::UnknownRoute, text)
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+pub(super) async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     let path = json::shortened(uri.path(), 100);
     let text = format!("{path} does not know {method}; the Allow header lists what it knows");
     ApiError::new(Problem::Method, text)

@@ -253,7 +253,7 @@ mod tests {
         let cases = [
             (Failure::Rejected(EngineError::EmptyPrompt), 400, None),
             (Failure::Rejected(EngineError::PromptTooLong { tokens: 9, context: 8 }), 400, None),
-            (Failure::Rejected(EngineError::BadNumbers { what: "a NaN" }), 500, None),
+            (Failure::Rejected(EngineError::BadNumbers { what: "a NaN".into() }), 500, None),
             (Failure::Rejected(EngineError::QueueFull { waiting: 1, limit: 1 }), 429, None),
             (
                 Failure::TooManyRequests { what: "x", current: 1, limit: 1, retry_after: s(2) },

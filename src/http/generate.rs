@@ -83,6 +83,7 @@ async fn stream(app: &App, job: Job, head: Head) -> Result<Response, ApiError> {
     let (begun, begins) = oneshot::channel();
     let options = StreamOptions {
         include_usage: job.common.include_usage,
+        ranks: job.common.return_ranks,
         logprobs: job.sampling.logprobs.is_some().then(|| job.model.text.clone()),
         echo: job.echo.clone(),
         n: job.common.n,
@@ -120,6 +121,7 @@ fn new_request(job: Job, public_id: String, reply: Box<dyn Reply>) -> Result<New
         include_stop: job.common.include_stop,
         skip_special_tokens: job.common.skip_special_tokens,
         salt: job.common.salt,
+        tell_ranks: job.common.return_ranks,
         public_id,
         reply,
     })

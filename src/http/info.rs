@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::app::{App, json_response, unknown_route};
 use super::errors::{ApiError, Problem};
 use super::{openapi, prepare};
-use crate::actors::faults::Fault;
+use crate::actors::context::NodeContext;
+use crate::actors::faults::{self, Fault};
 use crate::actors::models::{Readiness, ServedModel};
 use crate::metrics;
 
@@ -29,7 +30,7 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
 }
 
 /// Ready as soon as one model is: the others' requests get their own 503.
-fn health_of(models: &[Readiness], draining: bool) -> (StatusCode, Value) {
+pub(super) fn health_of(models: &[Readiness], draining: bool) -> (StatusCode, Value) {
     let ready = models.iter().filter(|model| model.reason.is_none()).count();
     let (code, status) = match (draining, ready) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
@@ -45,6 +46,7 @@ fn health_of(models: &[Readiness], draining: bool) -> (StatusCode, Value) {
                 "ready": model.reason.is_none(),
                 "reason": model.reason,
                 "ranks_ready": model.ranks_ready,
+                "refused": model.refused,
             })
         })
         .collect();
@@ -115,8 +117,17 @@ pub(super) async fn tree(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let text = wants_text(uri.query().unwrap_or_default(), &headers)?;
-    let Some(tree) = app.handle.tree() else {
+    show_tree(app.handle.node(), &uri, &headers).await
+}
+
+/// The tree as it was asked for.
+pub(super) async fn show_tree(
+    node: &NodeContext,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let text = wants_text(uri.query().unwrap_or_default(), headers)?;
+    let Some(tree) = node.cluster_tree().await else {
         let text = "the tree has no root yet; try again when GET /health says ready";
         return Err(ApiError::new(Problem::NotReady, text));
     };
@@ -147,7 +158,7 @@ fn wants_text(query: &str, headers: &HeaderMap) -> Result<bool, ApiError> {
 }
 
 /// `POST /debug/faults`; does not exist unless `faults.enabled`.
-pub(super) async fn faults(
+pub(super) async fn inject_fault(
     State(app): State<Arc<App>>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -155,16 +166,21 @@ pub(super) async fn faults(
         return Err(unknown_route(request.uri().path()));
     }
     let body = app.body(request).await?;
+    inject(app.handle.node(), &body)
+}
+
+/// Injects the fault that a body describes.
+pub(super) fn inject(node: &NodeContext, body: &[u8]) -> Result<Response, ApiError> {
     let invalid = |text: String| ApiError::new(Problem::InvalidValue, text);
     // By way of a value: the tag must not depend on the order of the fields.
-    let value: Value = serde_json::from_slice(&body)
+    let value: Value = serde_json::from_slice(body)
         .map_err(|error| ApiError::new(Problem::MalformedBody, error.to_string()))?;
     let fault = Fault::deserialize(value).map_err(|error| invalid(error.to_string()))?;
-    let result = app.handle.inject(fault).map_err(invalid)?;
+    let result = faults::inject(node, fault).map_err(invalid)?;
     Ok(json_response(&json!({ "result": result })))
 }
 
-fn text_response(body: impl IntoResponse, content_type: &'static str) -> Response {
+pub(super) fn text_response(body: impl IntoResponse, content_type: &'static str) -> Response {
     let mut response = body.into_response();
     let value = HeaderValue::from_static(content_type);
     response.headers_mut().insert(header::CONTENT_TYPE, value);
@@ -181,6 +197,7 @@ mod tests {
             model: "m".into(),
             reason: reason.map(str::to_owned),
             ranks_ready: usize::from(reason.is_none()),
+            refused: Vec::new(),
         };
         let cases = [
             (vec![], false, 503, "not_ready"),
@@ -194,7 +211,8 @@ mod tests {
             assert_eq!((found.as_u16(), &body["status"]), (code, &status.into()), "{models:?}");
         }
         let (_, body) = health_of(&[model(Some("loading"))], false);
-        let expected = r#"{"id":"m","ready":false,"reason":"loading","ranks_ready":0}"#;
+        let expected =
+            r#"{"id":"m","ready":false,"reason":"loading","ranks_ready":0,"refused":[]}"#;
         assert_eq!(body["models"][0].to_string(), expected);
     }
 

@@ -6,6 +6,7 @@
 //!                                outbox: Reply → connection
 //! ```
 
+pub mod admin;
 mod app;
 mod auth;
 pub mod errors;

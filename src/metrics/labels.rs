@@ -78,6 +78,20 @@ label_values! {
 }
 
 label_values! {
+    /// Why a connection of another node was turned away.
+    Turned {
+        /// It does not know the cookie.
+        Cookie = "cookie",
+        /// It speaks another version.
+        Protocol = "protocol",
+        /// It is known, but not wanted: connected already, or an earlier incarnation.
+        Unwanted = "unwanted",
+        /// It is no node, or did not say in time that it is one.
+        Stranger = "stranger",
+    }
+}
+
+label_values! {
     /// Why a request was refused.
     Refusal {
         /// `frontend.max_requests` are in flight.

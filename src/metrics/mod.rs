@@ -3,8 +3,10 @@
 //! Whoever counts on a hot path asks once for a handle ([`Metrics::model`], [`Metrics::worker`]) and
 //! then only adds to atomics: no lookup, no lock, no allocation.
 
+mod cluster;
 mod histogram;
 mod labels;
+mod mailbox;
 mod model;
 mod process;
 mod worker;
@@ -21,8 +23,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+pub use cluster::ClusterMetrics;
 pub use histogram::{Histogram, Seconds, Tokens, Unit};
-pub use labels::{Cancellation, Counters, LabelValue, Migration, Outcome, Refusal};
+pub use labels::{Cancellation, Counters, LabelValue, Migration, Outcome, Refusal, Turned};
+pub use mailbox::{Depth, Mailboxes};
 pub use model::ModelMetrics;
 pub use worker::WorkerMetrics;
 
@@ -35,6 +39,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Metrics {
     /// The HTTP side.
     pub http: HttpMetrics,
+    /// Queues without a bound of their own.
+    pub mailboxes: Arc<Mailboxes>,
+    cluster: Arc<ClusterMetrics>,
     registry: Registry,
     restarts: Family<PartLabels, Counter>,
     limits: Family<KeyLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
@@ -113,6 +120,8 @@ impl Metrics {
         };
         Self {
             http,
+            mailboxes: Arc::new(Mailboxes::register(&mut add)),
+            cluster: Arc::new(ClusterMetrics::register(&mut add)),
             restarts: add.family("restarts", "Restarts of a part of the tree"),
             limits: add.family("limit", "Configured limits, by key"),
             model_families: model::Families::register(&mut add),
@@ -143,6 +152,11 @@ impl Metrics {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || Arc::new(self.worker_families.handles(worker, rank));
         workers.entry((worker.to_owned(), rank.0)).or_insert_with(new).clone()
+    }
+
+    /// What is counted about the other nodes.
+    pub fn cluster(&self) -> Arc<ClusterMetrics> {
+        self.cluster.clone()
     }
 
     /// Counts one restart of a part of the tree, such as `worker`.

@@ -1,18 +1,19 @@
 //! From the config to what the tree needs: the served model and the way to make its engine.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorRef};
 
-use super::StartError;
+use super::{StartError, meeting};
 use crate::actors::context::NodeContext;
 use crate::actors::handle::Shared;
 use crate::actors::models::ServedModel;
 use crate::actors::rank::Launch;
 use crate::actors::root::{self, NodeRoot, WorkerSpec};
-use crate::config::{Config, EngineKind, Worker};
+use crate::config::{Config, EngineKind, Frontend, Worker};
 use crate::engine::blocks::HashKey;
 use crate::engine::embedded::Embedded;
 use crate::engine::faulty::Faulty;
@@ -43,56 +44,81 @@ impl Tree {
     /// # Errors
     /// What is wrong with the model, or the tree did not start.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let served = served_model(&config)?;
+        let served = served_models(&config)?;
+        let tokenizer = config.worker.as_ref().map(|worker| fingerprint(&worker.model));
+        let tokenizer = tokenizer.transpose()?.unwrap_or_default();
         let metrics = Arc::new(Metrics::new());
         metrics.set_limits(config.limits());
         let node = Arc::new(NodeContext::new(config, metrics));
         let limits = node.config.frontend.clone();
-        let frontend = limits.map(|limits| {
-            Arc::new(Shared::new(node.clone(), limits, served.into_iter().collect()))
-        });
+        let frontend = limits.map(|limits| Arc::new(Shared::new(node.clone(), limits, served)));
         let worker = node.config.worker.as_ref().map(|worker| WorkerSpec {
             name: worker.served_name.clone(),
             launch: engine(&node, worker),
             step_timeout: worker.step_timeout,
+            tokenizer,
         });
-        let args = root::Args { node: node.clone(), frontend: frontend.clone(), worker };
+        let cluster = meeting::prepare(&node)?;
+        let args = root::Args { node: node.clone(), cluster, frontend: frontend.clone(), worker };
         let spawned = Actor::spawn(None, NodeRoot, args).await;
         let (root, ended) = spawned.map_err(|error| StartError::Tree(error.to_string()))?;
         Ok(Self { node, frontend, root, ended })
     }
 }
 
-/// Reads all that the front end has to know about the worker's model. No weights are read.
-fn served_model(config: &Config) -> Result<Option<Arc<ServedModel>>, StartError> {
-    let (Some(worker), Some(frontend)) = (&config.worker, &config.frontend) else {
-        return Ok(None);
-    };
-    let dir = worker.model.clone();
-    let card = read_card(&dir);
-    let card =
-        card.map_err(|error| StartError::Model { dir: dir.clone(), source: Box::new(error) })?;
+/// Reads all that the front end has to know about the models it offers. No weights are read.
+fn served_models(config: &Config) -> Result<Vec<Arc<ServedModel>>, StartError> {
+    let Some(frontend) = &config.frontend else { return Ok(Vec::new()) };
+    let mut served = Vec::new();
+    for model in &frontend.models {
+        served.push(served_model(frontend, &model.name, &model.dir, frontend.max_context)?);
+    }
+    if let Some(worker) = &config.worker
+        && !served.iter().any(|model| model.name == worker.served_name)
+    {
+        let cap = frontend.max_context.or(worker.max_context);
+        served.push(served_model(frontend, &worker.served_name, &worker.model, cap)?);
+    }
+    served.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(served)
+}
+
+fn served_model(
+    frontend: &Frontend,
+    name: &str,
+    dir: &Path,
+    cap: Option<usize>,
+) -> Result<Arc<ServedModel>, StartError> {
+    let card = read_card(dir)
+        .map_err(|error| StartError::Model { dir: dir.to_owned(), source: Box::new(error) })?;
     let limits = TextLimits {
         template_fuel: frontend.template_fuel,
         cached_words: frontend.tokenizer_cached_words,
         ..TextLimits::default()
     };
-    let text = TextModel::load(&dir, limits);
+    let text = TextModel::load(dir, limits);
     let text =
-        text.map_err(|error| StartError::Text { dir: dir.clone(), source: Box::new(error) })?;
+        text.map_err(|error| StartError::Text { dir: dir.to_owned(), source: Box::new(error) })?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Ok(Some(Arc::new(ServedModel {
-        name: worker.served_name.clone(),
+    Ok(Arc::new(ServedModel {
+        name: name.to_owned(),
         created,
-        dir,
-        text: Arc::new(text),
-        context: context(worker, &card),
+        dir: dir.to_owned(),
+        context: context(cap, &card),
+        tokenizer: fingerprint(dir)?,
         sampling: suggested(&card),
-    })))
+        text: Arc::new(text),
+    }))
 }
 
-fn context(worker: &Worker, card: &ModelCard) -> usize {
-    worker.max_context.unwrap_or(card.context).min(card.context)
+/// Hash of what turns text into token ids: two nodes with the same one mean the same by an id.
+fn fingerprint(dir: &Path) -> Result<u64, StartError> {
+    let bytes = std::fs::read(dir.join("tokenizer.json"))?;
+    Ok(xxhash_rust::xxh3::xxh3_64(&bytes))
+}
+
+fn context(cap: Option<usize>, card: &ModelCard) -> usize {
+    cap.unwrap_or(card.context).min(card.context)
 }
 
 /// The model's own defaults; temperature 1 where it has none and does not ask for greedy decoding.
@@ -141,7 +167,7 @@ fn finish<M: Model + 'static>(
 }
 
 fn lost(error: impl ToString) -> EngineError {
-    EngineError::Lost { during: "loading", detail: error.to_string() }
+    EngineError::Lost { during: "loading".into(), detail: error.to_string() }
 }
 
 /// Ids that the tokenizer knows: the checkpoint's padding rows above them are never sampled.
@@ -167,7 +193,7 @@ fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
     let by_memory = worker.kv_memory_bytes / block_bytes.max(1) as u64;
     let vocab = known_ids(worker)?.min(card.vocab);
     let shape = Shape {
-        context: context(worker, &card),
+        context: context(worker.max_context, &card),
         vocab,
         block_tokens: worker.block_tokens,
         blocks: worker.kv_blocks.unwrap_or(u32::try_from(by_memory).unwrap_or(u32::MAX)),

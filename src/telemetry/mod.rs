@@ -108,16 +108,19 @@ fn lines(log: &Log, writer: BoxMakeWriter, color: bool) -> Result<BoxLayer, Tele
 }
 
 /// `log.level` as a filter: a bare level is that of this crate; its dependencies say no less than
-/// a warning, unless they are named.
+/// a warning, unless they are named. ractor's sessions warn of every peer that leaves, which the
+/// cluster says itself.
 fn directives(level: &str) -> String {
-    let mut all = vec!["warn".to_owned()];
+    let mut least = "warn,ractor_cluster=error";
+    let mut all = Vec::new();
     for part in level.split(',').map(str::trim) {
         match part.parse::<LevelFilter>() {
-            Ok(LevelFilter::OFF | LevelFilter::ERROR) => all[0] = part.to_owned(),
+            Ok(LevelFilter::OFF | LevelFilter::ERROR) => least = part,
             Ok(_) => all.push(format!("cuelight={part}")),
             Err(_) => all.push(part.to_owned()),
         }
     }
+    all.insert(0, least.to_owned());
     all.join(",")
 }
 

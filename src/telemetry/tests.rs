@@ -73,13 +73,13 @@ fn text_lines_have_the_same_without_colour_where_no_terminal_is() {
 #[test]
 fn a_level_is_ours_and_dependencies_say_warnings() {
     for (level, expected) in [
-        ("info", "warn,cuelight=info"),
-        ("debug", "warn,cuelight=debug"),
-        ("TRACE", "warn,cuelight=TRACE"),
+        ("info", "warn,ractor_cluster=error,cuelight=info"),
+        ("debug", "warn,ractor_cluster=error,cuelight=debug"),
+        ("TRACE", "warn,ractor_cluster=error,cuelight=TRACE"),
         ("error", "error"),
         ("off", "off"),
-        ("info, hyper=debug", "warn,cuelight=info,hyper=debug"),
-        ("cuelight::engine=debug", "warn,cuelight::engine=debug"),
+        ("info, hyper=debug", "warn,ractor_cluster=error,cuelight=info,hyper=debug"),
+        ("cuelight::engine=debug", "warn,ractor_cluster=error,cuelight::engine=debug"),
     ] {
         assert_eq!(directives(level), expected);
     }

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from cuelight_cluster import Cluster
 from cuelight_server import MODEL, SLOW, Server, client_of
 
 
@@ -73,3 +74,11 @@ def run_async():
     def run(coroutine, within_s=60):
         return asyncio.run(asyncio.wait_for(coroutine, within_s))
     return run
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """An empty cluster; its nodes end with the test."""
+    cluster = Cluster(tmp_path)
+    yield cluster
+    cluster.end()

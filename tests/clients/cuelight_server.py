@@ -28,6 +28,10 @@ SLOW = {"worker.engine": "sim", "worker.sim.step_us": 20_000, "frontend.max_requ
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
+FRONTEND_IDLE = ("cuelight_requests_active", "cuelight_stream_backlog_bytes", "cuelight_tokenizer_queue")
+WORKER_IDLE = ("cuelight_running", "cuelight_waiting", "cuelight_kv_blocks_used")
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -44,6 +48,9 @@ def eventually(what, condition, within_s=SETTLE_WITHIN_S):
 
 class Server:
     """A server process. `sets` become `--set key=value`."""
+
+    # What is 0 when nothing runs.
+    idle_metrics = FRONTEND_IDLE + WORKER_IDLE
 
     def __init__(self, folder, sets=None, env=None, ca=None):
         assert BINARY.is_file(), f"{BINARY} is missing: build it first, with cargo build --release"
@@ -108,8 +115,7 @@ class Server:
 
     def wait_until_idle(self):
         """No request, no leg, no actor of one, no used KV block and no unread byte is left behind."""
-        names = ("cuelight_requests_active", "cuelight_running", "cuelight_waiting", "cuelight_kv_blocks_used",
-                 "cuelight_stream_backlog_bytes", "cuelight_tokenizer_queue")
+        names = self.idle_metrics
 
         def idle():
             left = {name: value for name in names if (value := self.metric(name)) != 0.0}

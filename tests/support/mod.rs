@@ -59,6 +59,8 @@ impl Reply for Recorder {
         self.note(|said| said.accepted = true);
     }
 
+    fn started(&mut self, _: usize, _: String) {}
+
     fn delta(&mut self, delta: Delta<'_>) {
         self.note(|said| {
             assert!(said.finished[delta.choice].is_none(), "a delta after the choice's end");
@@ -225,6 +227,7 @@ impl Harness {
             include_stop: false,
             skip_special_tokens: true,
             salt: 0,
+            tell_ranks: false,
             public_id: "test".to_string(),
             reply: Box::new(Recorder { shared: shared.clone(), backlog: ask.backlog }),
             model,

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -33,6 +34,7 @@ use thread::{Command, Thread};
 pub type Launch = Arc<dyn Fn() -> Result<Box<dyn Engine>, EngineError> + Send + Sync>;
 
 /// What a `Rank` answers to.
+#[derive(RactorMessage)]
 pub enum Msg {
     /// A front end's token stream: frames about its legs go there. When the stream is closed, its
     /// legs end.
@@ -41,6 +43,11 @@ pub enum Msg {
         link: LinkId,
         /// Where frames go.
         frames: mpsc::Sender<Frame>,
+    },
+    /// A front end's token stream is gone: its legs end.
+    Detach {
+        /// The stream.
+        link: LinkId,
     },
     /// Starts a leg. Its outcome is in the link's frames: accepted, then tokens, then one of a token
     /// with `finish`, failed, lost; or nothing more after a `Cancel`. Idempotent by the leg's id.
@@ -191,6 +198,10 @@ impl Actor for Rank {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Attach { link, frames } => state.thread.send(Command::Attach { link, frames }),
+            Msg::Detach { link } => {
+                state.end_link(link);
+                state.thread.send(Command::Detach { link });
+            }
             Msg::Admit { leg, link } => state.admit(&myself, leg, link).await,
             Msg::Cancel { leg } => state.end(leg, "cancelled"),
             Msg::Ended(legs) => legs.into_iter().for_each(|leg| state.end(leg, "ended")),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 
 use super::thread::{Command, Commands};
 use crate::actors::link::LinkId;
@@ -12,6 +13,7 @@ use crate::engine::Leg;
 use crate::ids::LegId;
 
 /// A `Sequence` is told nothing: it is stopped.
+#[derive(RactorMessage)]
 pub enum Msg {}
 
 /// What a `Sequence` starts from.

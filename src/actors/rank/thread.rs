@@ -15,11 +15,11 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Args, Launch, Msg};
-use crate::actors::link::{Frame, LinkId};
+use crate::actors::link::{Frame, LinkId, Report};
 use crate::actors::tree::Counters;
 use crate::engine::{Engine, EngineError, Leg, Load, StepOutput};
 use crate::ids::{LegId, RankIndex};
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Mailboxes, WorkerMetrics};
 
 /// How soon a full stream is tried again while the engine has nothing to do.
 const RETRY_STREAM: Duration = Duration::from_millis(1);
@@ -28,6 +28,7 @@ const RETRY_STREAM: Duration = Duration::from_millis(1);
 /// one unanswered command for each of its choices, and an abort after it.
 pub(super) enum Command {
     Attach { link: LinkId, frames: mpsc::Sender<Frame> },
+    Detach { link: LinkId },
     Admit { leg: Leg, link: LinkId },
     Refused { leg: LegId, link: LinkId, error: EngineError },
     Abort(LegId),
@@ -37,12 +38,18 @@ pub(super) enum Command {
 
 /// The way to the thread.
 #[derive(Clone)]
-pub struct Commands(std_mpsc::Sender<Command>);
+pub struct Commands {
+    to: std_mpsc::Sender<Command>,
+    mailboxes: Arc<Mailboxes>,
+}
 
 impl Commands {
     pub(super) fn send(&self, command: Command) {
         // A thread that is gone has reported why, and holds nothing that could be freed.
-        let _ = self.0.send(command);
+        self.mailboxes.ranks.put();
+        if self.to.send(command).is_err() {
+            self.mailboxes.ranks.taken();
+        }
     }
 }
 
@@ -95,6 +102,8 @@ impl Thread {
         let metrics = args.node.metrics.worker(&args.worker_name, args.index);
         metrics.set_generation(args.generation);
         let failures = metrics.clone();
+        let mailboxes = args.node.metrics.mailboxes.clone();
+        let shown = mailboxes.clone();
         let (index, launch, progress) = (args.index, args.launch.clone(), args.progress.clone());
         std::thread::Builder::new().name(format!("rank-{name}")).spawn(move || {
             let end = match load(&launch) {
@@ -102,9 +111,8 @@ impl Thread {
                     let description = engine.describe();
                     // A rank that is gone closes our inbox, which ends the loop.
                     let _ = rank.cast(Msg::Loaded(description));
-                    let mut steps =
-                        Steps::new(engine, inbox, index, rank.clone(), progress, metrics, counters);
-                    steps.run()
+                    let shows = Shows { progress, metrics, counters, mailboxes: shown };
+                    Steps::new(engine, inbox, index, rank.clone(), shows, max_legs).run()
                 }
                 Err(error) => Err(error),
             };
@@ -113,7 +121,7 @@ impl Thread {
                 let _ = rank.cast(Msg::EngineLost(error)); // already gone: nobody to tell
             }
         })?;
-        Ok(Self { commands: Commands(commands), max_legs })
+        Ok(Self { commands: Commands { to: commands, mailboxes }, max_legs })
     }
 
     pub(super) fn commands(&self) -> Commands {
@@ -150,7 +158,7 @@ fn panicked(during: &'static str, panic: &(dyn std::any::Any + Send)) -> EngineE
         .map(ToString::to_string)
         .or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without text".to_string());
-    EngineError::Lost { during, detail: format!("panicked: {text}") }
+    EngineError::Lost { during: during.into(), detail: format!("panicked: {text}") }
 }
 
 /// One front end's stream and what could not be sent yet.
@@ -160,15 +168,23 @@ struct Stream {
     pending: Frame,
 }
 
+/// Where the loop shows what it does.
+struct Shows {
+    progress: Arc<Progress>,
+    metrics: Arc<WorkerMetrics>,
+    counters: Counters,
+    mailboxes: Arc<Mailboxes>,
+}
+
 /// The loop's memory.
 struct Steps {
     engine: Box<dyn Engine>,
     inbox: std_mpsc::Receiver<Command>,
     index: RankIndex,
     rank: ActorRef<Msg>,
-    progress: Arc<Progress>,
-    metrics: Arc<WorkerMetrics>,
-    counters: Counters,
+    shows: Shows,
+    /// Legs that all front ends together may have here.
+    max_legs: usize,
     streams: Vec<Stream>,
     /// Which stream each live leg's rows go to.
     legs: FxHashMap<LegId, LinkId>,
@@ -189,18 +205,16 @@ impl Steps {
         inbox: std_mpsc::Receiver<Command>,
         index: RankIndex,
         rank: ActorRef<Msg>,
-        progress: Arc<Progress>,
-        metrics: Arc<WorkerMetrics>,
-        counters: Counters,
+        shows: Shows,
+        max_legs: usize,
     ) -> Self {
         Self {
             engine,
             inbox,
             index,
             rank,
-            progress,
-            metrics,
-            counters,
+            shows,
+            max_legs,
             streams: Vec::new(),
             legs: FxHashMap::default(),
             step: StepOutput::default(),
@@ -210,6 +224,7 @@ impl Steps {
     }
 
     fn run(&mut self) -> Result<(), EngineError> {
+        self.show_load(); // what an earlier generation showed is gone with it
         loop {
             if let Flow::Stop = self.obey() {
                 return Ok(());
@@ -247,10 +262,13 @@ impl Steps {
     }
 
     fn apply(&mut self, command: Command) -> Flow {
+        self.shows.mailboxes.ranks.taken();
         match command {
             Command::Attach { link, frames } => {
                 self.streams.push(Stream { link, frames, pending: Frame::default() });
+                self.grant();
             }
+            Command::Detach { link } => self.detach(link),
             Command::Admit { leg, link } => self.admit(leg, link),
             Command::Refused { leg, link, error } => {
                 self.say(link, |frame| frame.failed.push((leg, error)));
@@ -259,12 +277,31 @@ impl Steps {
                 if self.legs.remove(&leg).is_some() {
                     self.engine.abort(leg);
                     self.show_load();
+                    self.grant(); // who places legs should know that there is room
                 }
             }
             Command::Lost { leg, link } => self.say(link, |frame| frame.lost.push(leg)),
             Command::Stop => return Flow::Stop,
         }
         Flow::On
+    }
+
+    fn detach(&mut self, link: LinkId) {
+        self.streams.retain(|stream| stream.link != link);
+        self.grant();
+    }
+
+    /// Shares what the rank can hold among the links, and tells each of them.
+    fn grant(&mut self) {
+        let report = self.report();
+        for stream in &mut self.streams {
+            stream.pending.report = Some(report);
+        }
+    }
+
+    fn report(&self) -> Report {
+        let share = self.max_legs / self.streams.len().max(1);
+        Report { rank: self.index, load: self.load, credit: share.max(1) as u32 }
     }
 
     fn admit(&mut self, leg: Leg, link: LinkId) {
@@ -291,23 +328,23 @@ impl Steps {
         let span = tracing::debug_span!("step", rank = self.index.0, legs = self.legs.len());
         let _entered = span.enter();
         let began = Instant::now();
-        self.progress.begin();
+        self.shows.progress.begin();
         let (engine, out) = (&mut self.engine, &mut self.step);
         let done = catch_unwind(AssertUnwindSafe(|| engine.step(out)));
-        self.progress.end();
+        self.shows.progress.end();
         done.unwrap_or_else(|panic| Err(panicked("step", &*panic)))?;
-        self.metrics.steps.inc();
-        self.metrics.step.observe(began.elapsed());
+        self.shows.metrics.steps.inc();
+        self.shows.metrics.step.observe(began.elapsed());
         self.show_load();
-        self.counters.add(1, 1);
-        self.counters.add(2, self.step.tokens.len() as u64);
+        self.shows.counters.add(1, 1);
+        self.shows.counters.add(2, self.step.tokens.len() as u64);
         self.deal();
         Ok(())
     }
 
     fn show_load(&mut self) {
         let load = self.engine.load();
-        self.metrics.set_load(&load, &self.load);
+        self.shows.metrics.set_load(&load, &self.load);
         self.load = load;
     }
 
@@ -349,6 +386,7 @@ impl Steps {
     /// Sends what is pending to every stream that has room, and tells the rank which legs ended.
     fn send(&mut self) {
         let mut closed = Vec::new();
+        let report = self.report();
         for stream in &mut self.streams {
             if stream.frames.is_closed() {
                 closed.push(stream.link);
@@ -359,7 +397,7 @@ impl Steps {
             }
             match stream.frames.try_reserve() {
                 Ok(place) => {
-                    stream.pending.load = Some((self.index, self.load));
+                    stream.pending.report = Some(report);
                     place.send(std::mem::take(&mut stream.pending));
                 }
                 Err(TrySendError::Full(())) => {} // merged into the next frame
@@ -367,7 +405,7 @@ impl Steps {
             }
         }
         for link in closed {
-            self.streams.retain(|stream| stream.link != link);
+            self.detach(link);
             let _ = self.rank.cast(Msg::LinkClosed(link)); // a rank that is gone has ended its legs
         }
         if !self.ended.is_empty() {

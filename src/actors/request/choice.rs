@@ -21,7 +21,7 @@ pub(super) struct Choice {
     prompt: Arc<[u32]>,
     output: Vec<u32>,
     /// The leg it is on, and the way there.
-    leg: Option<(Arc<Link>, LegId)>,
+    leg: Option<(Arc<Link>, usize, LegId)>,
     /// Legs it was placed on and lost.
     losses: u16,
     last_loss: Option<Lost>,
@@ -92,7 +92,7 @@ impl Choice {
     }
 
     pub(super) fn is_on(&self, leg: LegId) -> bool {
-        self.leg.as_ref().is_some_and(|(_, on)| *on == leg)
+        self.leg.as_ref().is_some_and(|(.., on)| *on == leg)
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -118,8 +118,13 @@ impl Choice {
         Some((self.losses, self.last_loss?))
     }
 
-    pub(super) fn placed(&mut self, link: Arc<Link>, leg: LegId) {
-        self.leg = Some((link, leg));
+    /// The rank that it is on, as people read it.
+    pub(super) fn rank_name(&self) -> Option<String> {
+        self.leg.as_ref().map(|(link, rank, _)| link.rank_name(*rank))
+    }
+
+    pub(super) fn placed(&mut self, link: Arc<Link>, rank: usize, leg: LegId) {
+        self.leg = Some((link, rank, leg));
         self.attempts = self.attempts.saturating_add(1);
     }
 
@@ -145,7 +150,7 @@ impl Choice {
 
     /// Ends the leg, if there is one, on its rank too.
     pub(super) fn cancel(&mut self) {
-        if let Some((link, leg)) = self.leg.take() {
+        if let Some((link, _, leg)) = self.leg.take() {
             link.cancel(leg);
         }
     }

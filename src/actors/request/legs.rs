@@ -6,9 +6,9 @@ use super::choice::Choice;
 use crate::actors::failure::Failure;
 use crate::actors::handle::Shared;
 use crate::actors::inbox::{Inbox, Lost};
-use crate::actors::models::ServedModel;
+use crate::actors::models::{ModelView, ServedModel};
 use crate::actors::reply::NewRequest;
-use crate::actors::route::least_loaded;
+use crate::actors::route::{Seen, least_loaded};
 use crate::engine::{EngineError, Leg, Reach, Sampling};
 use crate::ids::{LegId, RequestId};
 use crate::metrics::Migration;
@@ -23,7 +23,20 @@ pub(super) struct Legs {
     max_tokens: u32,
     sampling: Arc<Sampling>,
     salt: u64,
+    /// Whether the client wants to know which ranks served it.
+    pub(super) tell_ranks: bool,
     migrations: u64,
+}
+
+/// How often a choice that has not begun is offered to another rank after a full one.
+const OFFERS: u16 = 3;
+
+/// What to do about a leg that ended without ending its choice.
+pub(super) enum Again {
+    /// Place it again at once.
+    Now,
+    /// Wait for a rank to have room.
+    Later(String),
 }
 
 /// Why a leg could not be placed.
@@ -44,6 +57,7 @@ impl Legs {
             max_tokens: request.max_tokens,
             sampling: Arc::new(request.sampling.clone()),
             salt: request.salt,
+            tell_ranks: request.tell_ranks,
             migrations: 0,
         }
     }
@@ -69,10 +83,16 @@ impl Legs {
         let Some(model) = view.model(&self.model.name) else {
             return Err(NotPlaced::NoRank("it is not served here any more".to_string()));
         };
-        let ranks = || model.links.iter().flat_map(|l| (0..l.ranks.len()).map(move |r| (l, r)));
-        let best = least_loaded(ranks().map(|(link, rank)| link.ranks[rank].legs()));
-        let Some((link, rank)) = best.and_then(|best| ranks().nth(best)) else {
-            return Err(NotPlaced::NoRank(model.reason.clone()));
+        let live = || model.links.iter().filter(|link| link.takes_work());
+        let ranks =
+            || live().flat_map(|link| link.ranks.iter().enumerate().map(move |r| (link, r)));
+        let seen = ranks().map(|(_, (_, rank))| Seen {
+            legs: rank.legs(),
+            placed: rank.placed(),
+            credit: rank.credit(),
+        });
+        let Some((link, (rank, _))) = least_loaded(seen).and_then(|best| ranks().nth(best)) else {
+            return Err(self.nowhere(choice, model, ranks().count()));
         };
         let attempt = choice.next_attempt();
         let id = LegId { request: self.id, choice: index as u16, attempt };
@@ -85,12 +105,31 @@ impl Legs {
             sampling: self.sampling.clone(),
             salt: self.salt,
         };
-        choice.placed(link.clone(), id);
+        choice.placed(link.clone(), rank, id);
         if let Err(lost) = link.place(rank, leg, inbox.clone()) {
             choice.unplaced();
             return Err(NotPlaced::NoRank(lost.to_string()));
         }
         Ok(())
+    }
+
+    /// No rank has room. A client whose answer has begun waits for one; another may come again.
+    fn nowhere(&self, choice: &Choice, model: &ModelView, ranks: usize) -> NotPlaced {
+        if ranks == 0 {
+            return NotPlaced::NoRank(model.reason.clone());
+        }
+        if choice.has_begun() {
+            return NotPlaced::NoRank(format!("all {ranks} ranks are full"));
+        }
+        let links = model.links.iter().flat_map(|link| &link.ranks);
+        let current = links.map(|rank| rank.placed() as usize).sum();
+        NotPlaced::Failed(self.too_many(current, current))
+    }
+
+    fn too_many(&self, current: usize, limit: usize) -> Failure {
+        let what = "legs wait on the ranks (worker.max_waiting)";
+        let retry_after = self.shared.frontend_config().retry_after;
+        Failure::TooManyRequests { what, current, limit, retry_after }
     }
 
     /// The leg was lost with its rank: not the request's fault, so it will be placed again.
@@ -115,22 +154,24 @@ impl Legs {
         &mut self,
         choice: &mut Choice,
         error: EngineError,
-    ) -> Result<(), Failure> {
-        let retry_after = self.shared.frontend_config().retry_after;
+    ) -> Result<Again, Failure> {
         match (error.reach(), error) {
             (Reach::Request, error) => Err(Failure::Rejected(error)),
             (Reach::Engine, _) => {
                 self.lost(choice, Lost::Worker);
-                Ok(())
+                Ok(Again::Now)
             }
             (Reach::Retry, EngineError::QueueFull { waiting, limit }) if !choice.has_begun() => {
-                let what = "legs wait on the rank (worker.max_waiting)";
-                Err(Failure::TooManyRequests { what, current: waiting, limit, retry_after })
+                choice.unplaced();
+                if choice.next_attempt() >= OFFERS {
+                    return Err(self.too_many(waiting, limit));
+                }
+                Ok(Again::Now)
             }
-            (Reach::Retry, _) => {
+            (Reach::Retry, error) => {
                 self.migrated(Migration::Pressure);
                 choice.unplaced();
-                Ok(())
+                Ok(Again::Later(error.to_string()))
             }
         }
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 use tracing::{Span, debug, info_span};
 
 use super::failure::Failure;
@@ -24,9 +25,10 @@ use crate::config::Frontend;
 use crate::ids::{LegId, RequestId};
 use crate::metrics::{Cancellation, ModelMetrics, Outcome};
 use choice::{Choice, Progress};
-use legs::{Legs, NotPlaced};
+use legs::{Again, Legs, NotPlaced};
 
 /// What a `Request` answers to.
+#[derive(RactorMessage)]
 pub enum Msg {
     /// The inbox has events.
     Wake,
@@ -74,6 +76,7 @@ pub struct State {
     limits: Arc<Frontend>,
     metrics: Arc<ModelMetrics>,
     clock: Clock,
+    /// Since when a choice that lost its leg has had none that a rank took.
     waiting_since: Option<Instant>,
     outcome: Option<Outcome>,
     span: Span,
@@ -158,7 +161,6 @@ impl State {
                 Err(NotPlaced::NoRank(reason)) => return self.await_rank(myself, reason),
             }
         }
-        self.waiting_since = None;
         self.card.state("running");
         Flow::On
     }
@@ -184,7 +186,7 @@ impl State {
         let mut events = std::mem::take(&mut self.events);
         self.inbox.take(&mut events);
         let now = Instant::now();
-        let mut lost = false;
+        let mut again = None;
         let mut tokens = 0;
         let mut flow = Flow::On;
         for (leg, event) in events.drain(..) {
@@ -194,7 +196,9 @@ impl State {
             }
             tokens += usize::from(matches!(event, LegEvent::Token { .. }));
             match self.event(choice, event, now) {
-                Ok(still_placed) => lost |= !still_placed,
+                Ok(None) => {}
+                Ok(Some(Again::Now)) => again = again.or(Some(Again::Now)),
+                Ok(later) => again = later,
                 Err(failure) => {
                     flow = self.fail(&failure);
                     break;
@@ -207,19 +211,37 @@ impl State {
         }
         self.count(tokens, now);
         self.accept();
-        if lost && let Flow::Ended = self.place(myself) {
-            return Flow::Ended;
+        let flow = match again {
+            None => Flow::On,
+            Some(Again::Now) => self.place(myself),
+            Some(Again::Later(reason)) => self.await_rank(myself, reason),
+        };
+        if let Flow::Ended = flow {
+            return flow;
         }
         self.deliver()
     }
 
-    /// Takes in one event; says whether the choice still has a leg (or needs none).
-    fn event(&mut self, index: usize, event: LegEvent, now: Instant) -> Result<bool, Failure> {
+    /// Takes in one event; says what to do if the choice has no leg any more but needs one.
+    fn event(
+        &mut self,
+        index: usize,
+        event: LegEvent,
+        now: Instant,
+    ) -> Result<Option<Again>, Failure> {
         let choice = &mut self.choices[index];
         match event {
-            LegEvent::Accepted => choice.accepted(),
+            LegEvent::Accepted => {
+                choice.accepted();
+                self.waiting_since = None;
+            }
             LegEvent::Started { cached_tokens } => {
                 choice.started(cached_tokens);
+                if self.legs.tell_ranks
+                    && let Some(rank) = choice.rank_name()
+                {
+                    self.reply.started(index, rank);
+                }
                 if std::mem::take(&mut self.clock.queued) {
                     self.metrics.queue.observe(now - self.clock.admitted);
                 }
@@ -231,14 +253,14 @@ impl State {
                     self.reply.finished(index, reason);
                 }
             }
-            LegEvent::Failed(error) => return self.legs.failed(choice, error).map(|()| false),
+            LegEvent::Failed(error) => return self.legs.failed(choice, error).map(Some),
             LegEvent::Lost(lost) => {
                 self.legs.lost(choice, lost);
                 self.card.count(1, self.legs.migrations());
-                return Ok(false);
+                return Ok(Some(Again::Now));
             }
         }
-        Ok(true)
+        Ok(None)
     }
 
     fn count(&mut self, tokens: usize, now: Instant) {

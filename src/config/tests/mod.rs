@@ -1,5 +1,6 @@
 //! What each key changes, and which files are read; `golden` has what is refused.
 
+mod cluster;
 mod garbage;
 mod golden;
 
@@ -18,6 +19,7 @@ const MODEL: &str = "models/cuelight-tiny";
 fn host() -> Host {
     let env = |name: &str| match name {
         "KEY" => Some("secret\n".into()),
+        "COOKIE" | "CUELIGHT_COOKIE" => Some("a long secret\n".into()),
         "EMPTY" => Some(" ".into()),
         _ => None,
     };
@@ -117,7 +119,7 @@ fn another(key: &schema::Key) -> String {
         (Kind::Whole { .. }, "worker.max_running") => "77".into(),
         (Kind::Whole { min, step, .. }, _) => (min.max(step) + 5 * step).to_string(),
         (Kind::Decimal { .. }, _) => "0.25".into(),
-        (Kind::Time { .. }, _) => "12.5".into(),
+        (Kind::Time { min, .. }, _) => (min + 12.5).to_string(),
         (Kind::Switch, "worker.prefix_cache") => "false".into(),
         (Kind::Switch, _) => "true".into(),
         (Kind::Choice(words), _) => words[1].into(),
@@ -128,28 +130,61 @@ fn another(key: &schema::Key) -> String {
         (Kind::Path, "worker.model") => "models/cuelight-tiny-draft".into(),
         (Kind::Path, _) => "tests/none.pem".into(),
         (Kind::ApiKeys, _) => "env:KEY".into(),
+        (Kind::Secret, _) => "env:COOKIE".into(),
+        (Kind::List(_), "frontend.models") => "[models/cuelight-tiny-draft]".into(),
+        (Kind::List(_), "cluster.etcd.endpoints") => "['http://127.0.0.1:1']".into(),
+        (Kind::List(_), _) => "['127.0.0.1:7001']".into(),
     }
+}
+
+/// What must be said as well for a key to mean something.
+fn surroundings(key: &str) -> Vec<String> {
+    let cluster = "cluster.cookie=env:COOKIE";
+    let said: &[&str] = match key {
+        "cluster.directory" | "cluster.ttl_s" | "cluster.discovery" => {
+            &[cluster, "cluster.discovery=file", "cluster.directory=/d"]
+        }
+        "cluster.redial_max_ms" => &[cluster, "cluster.redial_ms=5"],
+        _ if key.starts_with("cluster.etcd.") => {
+            &[cluster, "cluster.discovery=etcd", "cluster.etcd.endpoints=['http://127.0.0.1:2']"]
+        }
+        _ if key.starts_with("cluster.") => &[cluster],
+        _ => &[],
+    };
+    said.iter()
+        .filter(|set| !set.starts_with(&format!("{key}=")))
+        .map(ToString::to_string)
+        .collect()
 }
 
 #[test]
 fn every_key_changes_the_configuration() {
-    let default = accepted("", &[]);
-    for key in KEYS.iter().filter(|key| !key.name.starts_with("frontend.tls.")) {
-        let config = accepted("", &[&format!("{}={}", key.name, another(key))]);
-        assert_ne!(config, default, "{} has no effect", key.name);
+    // These need files, or others of their kind; tests of their own see to them.
+    let apart = |name: &str| name.contains(".tls.") || name == "cluster.cookie";
+    for key in KEYS.iter().filter(|key| !apart(key.name)) {
+        let mut sets = surroundings(key.name);
+        let as_str = |sets: &[String]| accepted("", &sets.iter().map(|s| &**s).collect::<Vec<_>>());
+        let default = match key.name {
+            "cluster.discovery" => as_str(&["cluster.cookie=env:COOKIE".to_string()]),
+            _ => as_str(&sets),
+        };
+        sets.push(format!("{}={}", key.name, another(key)));
+        assert_ne!(as_str(&sets), default, "{} has no effect", key.name);
     }
 }
 
 #[test]
 fn every_default_that_is_a_value_keeps_its_own_rule_and_changes_nothing() {
-    let default = accepted("", &[]);
-    let (sets, pool): (Vec<_>, Vec<_>) = KEYS
+    let default = accepted("", &["cluster.cookie=env:COOKIE"]);
+    let (mut sets, mut pool): (Vec<_>, Vec<_>) = KEYS
         .iter()
         .filter_map(|key| match key.default {
             Preset::Is(value) => Some(format!("{}={value}", key.name)),
             Preset::Words(_) => None,
         })
         .partition(|set| !set.starts_with("worker.kv_"));
+    sets.push("cluster.cookie=env:COOKIE".into());
+    pool.push("cluster.cookie=env:COOKIE".into());
     let config = check(&host(), "", &sets, Profile::Serve).unwrap();
     assert_eq!(config, default);
     assert_eq!(check(&host(), "", &pool, Profile::Serve).unwrap(), default);
@@ -201,14 +236,18 @@ fn the_docs_repeat_the_generated_reference() {
 #[test]
 fn every_shipped_configuration_can_be_loaded() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let mut left = vec![root];
     let mut files = 0;
-    for entry in std::fs::read_dir(root).unwrap() {
-        let path = entry.unwrap().path();
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
         let config = load_on(&host(), Some(&path), &[], Profile::Node);
         config.unwrap_or_else(|errors| panic!("{errors}"));
         files += 1;
     }
-    assert!(files >= 2, "{files}");
+    assert!(files >= 5, "{files}");
 }
 
 #[test]

@@ -58,7 +58,9 @@ impl<M: Model> Embedded<M> {
     fn lose(&mut self, error: EngineError) -> EngineError {
         let error = match error {
             EngineError::Lost { .. } => error,
-            other => EngineError::Lost { during: "a forward pass", detail: other.to_string() },
+            other => {
+                EngineError::Lost { during: "a forward pass".into(), detail: other.to_string() }
+            }
         };
         self.lost = Some(error.clone());
         error
@@ -69,7 +71,7 @@ impl<M: Model> Engine for Embedded<M> {
     fn describe(&self) -> Description {
         let limits = self.scheduler.limits();
         Description {
-            kind: self.model.kind(),
+            kind: self.model.kind().into(),
             context: self.shape.context,
             vocab: self.shape.vocab,
             block_tokens: self.shape.block_tokens,
@@ -156,7 +158,7 @@ impl Step<'_> {
         };
         if got != wanted * per_leg {
             let detail = format!("the model gave {got} numbers for {wanted} legs of {per_leg}");
-            return Err(EngineError::Lost { during: "a forward pass", detail });
+            return Err(EngineError::Lost { during: "a forward pass".into(), detail });
         }
         self.scheduler.computed();
         let mut row = 0;
@@ -208,7 +210,7 @@ impl Step<'_> {
 /// A token from a model that does not give logits: as if its probability were 1.
 fn given(token: u32, vocab: usize, seq: &Sequence) -> Chosen {
     if token as usize >= vocab {
-        return Err(EngineError::BadNumbers { what: "a token outside its vocabulary" });
+        return Err(EngineError::BadNumbers { what: "a token outside its vocabulary".into() });
     }
     let logprobs = seq.leg.sampling.logprobs.map(|k| {
         let top =

@@ -78,8 +78,8 @@ impl Sampler {
                 }
             }
         }
-        let (likeliest, greatest) =
-            logits::greatest(logits).map_err(|what| EngineError::BadNumbers { what })?;
+        let (likeliest, greatest) = logits::greatest(logits)
+            .map_err(|what| EngineError::BadNumbers { what: what.into() })?;
         let mut token = likeliest;
         if sampling.temperature >= GREEDY_BELOW {
             let scale = 1.0 / sampling.temperature;

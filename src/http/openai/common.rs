@@ -49,6 +49,8 @@ pub struct Common {
     pub stream: bool,
     /// A last event with the usage.
     pub include_usage: bool,
+    /// Say which ranks served each choice.
+    pub return_ranks: bool,
 }
 
 /// [`Sampling`] as far as the client filled it in.
@@ -89,6 +91,7 @@ pub(super) fn read(
         salt: salt(fields)?,
         stream,
         include_usage: include_usage(fields, stream)?,
+        return_ranks: fields.flag("return_ranks")?.unwrap_or(false),
     };
     // Accepted and ignored, but not whatever their type.
     for name in ["user", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity"] {

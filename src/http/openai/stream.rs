@@ -18,6 +18,8 @@ use crate::text::TextModel;
 pub(crate) struct StreamOptions {
     /// A last event with the usage.
     pub(crate) include_usage: bool,
+    /// A last event with the ranks that served each choice.
+    pub(crate) ranks: bool,
     /// Log probabilities, with the names of tokens from here.
     pub(crate) logprobs: Option<Arc<TextModel>>,
     /// Completions with `echo`: the prompt of each choice.
@@ -40,6 +42,8 @@ pub(crate) struct StreamReply {
     /// From after the text to the end of the event, without log probabilities.
     plain_tail: Vec<u8>,
     choices: Vec<Choice>,
+    /// Ranks that served each choice, if asked for.
+    ranks: Vec<Vec<String>>,
     ended: bool,
 }
 
@@ -76,6 +80,7 @@ impl StreamReply {
             choices: (0..choices)
                 .map(|_| Choice { started: false, logprobs: logprobs() })
                 .collect(),
+            ranks: vec![Vec::new(); if options.ranks { choices } else { 0 }],
             options,
             ended: false,
         }
@@ -164,6 +169,12 @@ impl Reply for StreamReply {
         }
     }
 
+    fn started(&mut self, choice: usize, rank: String) {
+        if let Some(ranks) = self.ranks.get_mut(choice) {
+            ranks.push(rank);
+        }
+    }
+
     fn delta(&mut self, delta: Delta<'_>) {
         if !self.choices[delta.choice].started {
             self.start(delta.choice);
@@ -200,10 +211,16 @@ impl Reply for StreamReply {
 
     fn done(&mut self, usage: &Usage) {
         let out = self.outlet.buffer();
-        if self.options.include_usage {
+        if self.options.include_usage || self.options.ranks {
             out.extend_from_slice(&self.head[..self.head.len() - NEXT_CHOICE.len()]);
-            out.extend_from_slice(b"],");
-            wire::usage(out, usage);
+            out.push(b']');
+            if self.options.include_usage {
+                out.push(b',');
+                wire::usage(out, usage);
+            }
+            if self.options.ranks {
+                wire::ranks(out, &self.ranks);
+            }
             out.extend_from_slice(b"}\n\n");
         }
         out.extend_from_slice(b"data: [DONE]\n\n");

@@ -20,6 +20,8 @@ pub(crate) struct UnaryReply {
     answered: Option<Answered>,
     text_model: Option<Arc<TextModel>>,
     choices: Vec<Choice>,
+    /// Whether any rank is told of, and so asked for.
+    tells_ranks: bool,
 }
 
 struct Choice {
@@ -27,6 +29,7 @@ struct Choice {
     text: Vec<u8>,
     logprobs: Option<Logprobs>,
     finish: Option<Finish>,
+    ranks: Vec<String>,
 }
 
 impl UnaryReply {
@@ -46,10 +49,10 @@ impl UnaryReply {
                 json::escape(&mut text, prompt);
             }
             let logprobs = logprobs.is_some().then(|| Logprobs::new(head.kind));
-            Choice { text, logprobs, finish: None }
+            Choice { text, logprobs, finish: None, ranks: Vec::new() }
         };
         let choices = (0..choices).map(choice).collect();
-        Self { head, answered: Some(answered), text_model: logprobs, choices }
+        Self { head, answered: Some(answered), text_model: logprobs, choices, tells_ranks: false }
     }
 
     fn render(&mut self, usage: &Usage) -> Vec<u8> {
@@ -82,6 +85,10 @@ impl UnaryReply {
         }
         out.extend_from_slice(b"],");
         wire::usage(&mut out, usage);
+        if self.tells_ranks {
+            let ranks = self.choices.iter_mut().map(|choice| std::mem::take(&mut choice.ranks));
+            wire::ranks(&mut out, &ranks.collect::<Vec<_>>());
+        }
         out.push(b'}');
         out
     }
@@ -89,6 +96,11 @@ impl UnaryReply {
 
 impl Reply for UnaryReply {
     fn accepted(&mut self) {}
+
+    fn started(&mut self, choice: usize, rank: String) {
+        self.tells_ranks = true;
+        self.choices[choice].ranks.push(rank);
+    }
 
     fn delta(&mut self, delta: Delta<'_>) {
         let choice = &mut self.choices[delta.choice];

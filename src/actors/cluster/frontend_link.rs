@@ -1,0 +1,196 @@
+//! `FrontendLink`: the worker's end of the token stream to a front end on another node.
+//!
+//! It attaches to the worker's ranks as a `WorkerLink` of this process would. When the front end is
+//! lost (its stream ends or falls silent), the ranks are told and end its legs; when the ranks are
+//! lost, the stream closes and the front end places its legs elsewhere.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+
+use super::stream::{Down, Up, gather};
+use super::transport::{Connection, Task};
+use super::wire::{Io, Pulse, Reader, Writer};
+use crate::actors::context::NodeContext;
+use crate::actors::link::{Frame, LinkId};
+use crate::actors::rank;
+use crate::actors::tree::{Card, CardId, Counters, Label};
+use crate::ids::{Generation, RankIndex};
+
+/// What a `FrontendLink` answers to.
+#[derive(RactorMessage)]
+pub enum Msg {
+    /// The node drains: the front end should place nothing new here.
+    Drain,
+    /// Internal: one of the stream's directions ended, for this reason.
+    Ended(String),
+}
+
+/// The ranks of a worker of this process.
+pub type Ranks = Vec<(RankIndex, ActorRef<rank::Msg>)>;
+
+/// What a `FrontendLink` starts from.
+pub struct Args {
+    /// The node.
+    pub node: Arc<NodeContext>,
+    /// The card of the `Cluster`.
+    pub parent: CardId,
+    /// The front end's connection.
+    pub connection: Connection,
+    /// How it is watched.
+    pub pulse: Pulse,
+    /// Where its legs go.
+    pub ranks: Ranks,
+    /// The worker's generation.
+    pub generation: Generation,
+}
+
+/// A `FrontendLink`'s memory; dropping it ends the front end's legs.
+pub struct State {
+    link: LinkId,
+    ranks: Ranks,
+    news: mpsc::Sender<Down>,
+    card: Card,
+    _reader: Task,
+    _writer: Task,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for (_, rank) in &self.ranks {
+            let _ = rank.cast(rank::Msg::Detach { link: self.link }); // gone: its legs are, too
+        }
+    }
+}
+
+/// See the module's description.
+pub struct FrontendLink;
+
+impl Actor for FrontendLink {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        args: Args,
+    ) -> Result<State, ActorProcessingErr> {
+        let Args { node, parent, connection, pulse, ranks, generation } = args;
+        let label = Label {
+            kind: "FrontendLink",
+            name: connection.peer.node.to_string(),
+            generation: generation.0,
+            counters: &["frames", "tokens", "legs"],
+        };
+        let card = node.board.hang(parent, label, myself.get_cell());
+        let link = LinkId::next();
+        let (frames, stream) = mpsc::channel(node.stream_frames());
+        for (_, rank) in &ranks {
+            rank.cast(rank::Msg::Attach { link, frames: frames.clone() })?;
+        }
+        let (read, write) = tokio::io::split(connection.io);
+        let reader = Reader::new(read, pulse);
+        let (news, told) = mpsc::channel(1);
+        let counters = card.counters();
+        let writing = write_down(write, stream, told, pulse.beat, counters.clone());
+        let _writer = watch(myself.clone(), writing);
+        let _reader = watch(myself, read_up(reader, link, ranks.clone(), counters));
+        card.state("linked");
+        Ok(State { link, ranks, news, card, _reader, _writer })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Drain => {
+                state.card.state("draining");
+                let _ = state.news.try_send(Down::Draining); // ended, or told already
+            }
+            Msg::Ended(why) => myself.stop(Some(why)),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Msg>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(()) // it has no children
+    }
+}
+
+/// Runs one direction; its end is the link's.
+fn watch(actor: ActorRef<Msg>, work: impl Future<Output = String> + Send + 'static) -> Task {
+    Task::spawn(async move {
+        let why = work.await;
+        let _ = actor.cast(Msg::Ended(why)); // it has ended already
+    })
+}
+
+async fn read_up(
+    mut reader: Reader<ReadHalf<Box<dyn Io>>>,
+    link: LinkId,
+    ranks: Ranks,
+    counters: Counters,
+) -> String {
+    let rank_of = |index: RankIndex| ranks.iter().find(|(known, _)| *known == index);
+    loop {
+        // A rank that is gone closes the other direction, which ends the link.
+        let _ = match reader.message().await {
+            Ok(Up::Admit { rank, leg }) => {
+                counters.add(2, 1);
+                rank_of(rank).map(|(_, rank)| rank.cast(rank::Msg::Admit { leg, link }))
+            }
+            Ok(Up::Cancel { rank, leg }) => {
+                rank_of(rank).map(|(_, rank)| rank.cast(rank::Msg::Cancel { leg }))
+            }
+            Err(error) => return format!("the front end is gone: {error}"),
+        };
+    }
+}
+
+async fn write_down(
+    to: WriteHalf<Box<dyn Io>>,
+    mut frames: mpsc::Receiver<Frame>,
+    mut news: mpsc::Receiver<Down>,
+    beat: std::time::Duration,
+    counters: Counters,
+) -> String {
+    let mut writer = Writer::new(to);
+    let counted = |frame: Frame| {
+        counters.add(0, 1);
+        counters.add(1, frame.tokens.len() as u64);
+        Down::Frame(frame)
+    };
+    loop {
+        let next = async {
+            tokio::select! {
+                biased;
+                Some(told) = news.recv() => Some(told),
+                frame = frames.recv() => frame.map(counted),
+            }
+        };
+        match tokio::time::timeout(beat, next).await {
+            Err(_) => writer.beat(),
+            Ok(None) => {
+                writer.close().await;
+                return "the worker was lost".to_string();
+            }
+            Ok(Some(message)) => writer.put(&message),
+        }
+        gather(&mut writer, || frames.try_recv().ok().map(counted));
+        if let Err(error) = writer.flush().await {
+            return format!("the front end is gone: {error}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `PeerLink`: keeps this node connected to the one at an address: dials, and dials again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::concurrency::JoinHandle;
+use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr, SupervisionEvent};
+use ractor_cluster::RactorMessage;
+use tracing::{debug, info, warn};
+
+use super::Door;
+use super::hello::{HelloError, Purpose};
+use super::members::Dialler;
+use super::redial::backoff;
+use super::transport::{Connection, Transport};
+use crate::actors::context::NodeContext;
+use crate::actors::tree::{Card, CardId, Label};
+use crate::config::Redial;
+use crate::ids::NodeId;
+
+/// What a `PeerLink` answers to.
+#[derive(RactorMessage)]
+pub enum Msg {
+    /// The node may have been lost: look, and dial if it was.
+    Look,
+    /// Internal: what dialling came to.
+    Dialled(Result<Connection, HelloError>),
+}
+
+/// What a `PeerLink` starts from.
+pub struct Args {
+    /// The node.
+    pub node: Arc<NodeContext>,
+    /// The card of the `Cluster`.
+    pub parent: CardId,
+    /// The `Cluster`; it gets the connections.
+    pub cluster: ActorRef<super::Msg>,
+    /// Who is connected.
+    pub door: Arc<Door>,
+    /// How to dial.
+    pub transport: Arc<Transport>,
+    /// Where.
+    pub address: String,
+    /// When to try again.
+    pub redial: Redial,
+}
+
+/// A `PeerLink`'s memory.
+pub struct State {
+    args: Args,
+    /// Failed attempts since the last success.
+    attempts: u32,
+    /// Who answered there last.
+    reached: Option<NodeId>,
+    dialling: bool,
+    timer: Option<JoinHandle<Result<(), MessagingErr<Msg>>>>,
+    card: Card,
+}
+
+impl State {
+    /// Looks again after a while, once, whatever was scheduled before.
+    fn look_after(&mut self, myself: &ActorRef<Msg>, wait: Duration) {
+        if let Some(timer) = self.timer.replace(myself.send_after(wait, || Msg::Look)) {
+            timer.abort();
+        }
+    }
+
+    fn look(&mut self, myself: &ActorRef<Msg>) {
+        if self.dialling {
+            return;
+        }
+        if self.reached.as_ref().is_some_and(|node| self.args.door.is_connected(node)) {
+            self.card.state("connected");
+            self.look_after(myself, self.args.redial.max);
+            return;
+        }
+        self.card.state("dialling");
+        self.dialling = true;
+        let (transport, address) = (self.args.transport.clone(), self.args.address.clone());
+        let actor = myself.clone();
+        tokio::spawn(async move {
+            let outcome = transport.dial(&address, Purpose::Control).await;
+            let _ = actor.cast(Msg::Dialled(outcome)); // not wanted any more
+        });
+    }
+
+    /// Takes in what dialling came to; says whether to go on.
+    fn dialled(&mut self, myself: &ActorRef<Msg>, outcome: Result<Connection, HelloError>) -> bool {
+        self.dialling = false;
+        let address = &self.args.address;
+        match outcome {
+            Ok(connection) => {
+                debug!(peer = %connection.peer.node, address, "reached");
+                self.attempts = 0;
+                self.reached = Some(connection.peer.node.clone());
+                let message = super::Msg::Connected(connection, Dialler::Me);
+                let _ = self.args.cluster.cast(message); // ending with it
+            }
+            Err(HelloError::Refused { by: Some(node), why }) => {
+                if node == self.args.node.id {
+                    let _ = self.args.cluster.cast(super::Msg::OwnAddress(address.clone()));
+                    return false;
+                }
+                if !self.args.door.is_connected(&node) {
+                    info!(peer = %node, address, why, "refused by the peer");
+                }
+                self.reached = Some(node);
+                self.attempts += 1;
+            }
+            Err(error) => {
+                // Once loudly, then as a reminder: a node that is away stays away for a while.
+                if self.attempts.is_power_of_two() || self.attempts == 0 {
+                    warn!(address, %error, attempt = self.attempts + 1, "cannot reach a peer");
+                }
+                self.card.state("waiting to dial");
+                self.attempts += 1;
+            }
+        }
+        self.look_after(myself, backoff(self.attempts, &self.args.redial));
+        true
+    }
+}
+
+/// See the module's description.
+pub struct PeerLink;
+
+impl Actor for PeerLink {
+    type Msg = Msg;
+    type State = State;
+    type Arguments = Args;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Msg>,
+        args: Args,
+    ) -> Result<State, ActorProcessingErr> {
+        let label =
+            Label { kind: "PeerLink", name: args.address.clone(), generation: 1, counters: &[] };
+        let card = args.node.board.hang(args.parent, label, myself.get_cell());
+        myself.cast(Msg::Look)?;
+        Ok(State { args, attempts: 0, reached: None, dialling: false, timer: None, card })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Msg>,
+        message: Msg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            Msg::Look => state.look(&myself),
+            Msg::Dialled(outcome) => {
+                if !state.dialled(&myself, outcome) {
+                    myself.stop(Some("it is this node's own address".to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Msg>,
+        _: SupervisionEvent,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        Ok(()) // it has no children
+    }
+}

@@ -1,0 +1,222 @@
+//! The token stream of a worker on another node: legs go there, one frame a step comes back.
+//!
+//! One connection for each pair of front end and worker, apart from the control session: a leg is
+//! admitted, cancelled, answered and lost on the same connection, so that nothing can overtake and
+//! there is one loss to notice, not two.
+
+use std::sync::Arc;
+
+use bincode::{Decode, Encode};
+use tokio::io::{AsyncWrite, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+
+use super::hello::{HelloError, Purpose};
+use super::transport::{Task, Transport};
+use super::wire::{Io, Pulse, ReadError, Reader, Writer};
+use crate::actors::link::Frame;
+use crate::actors::worker::WorkerUp;
+use crate::engine::Leg;
+use crate::ids::{LegId, NodeId, RankIndex};
+use crate::metrics::Mailboxes;
+
+/// Bytes that are gathered for one write.
+const GATHER: usize = 64 << 10;
+/// Messages that may wait for a stream, whatever its ranks can hold.
+const MOST_WAITING: usize = 1 << 20;
+
+/// From the front end to the worker.
+#[derive(Debug, Encode, Decode)]
+pub enum Up {
+    /// Start this leg. Idempotent by the leg's id.
+    Admit {
+        /// Where.
+        rank: RankIndex,
+        /// What.
+        leg: Leg,
+    },
+    /// End this leg. Unknown legs are ignored.
+    Cancel {
+        /// Where it is.
+        rank: RankIndex,
+        /// Which.
+        leg: LegId,
+    },
+}
+
+/// From the worker to the front end.
+#[derive(Debug, Encode, Decode)]
+pub enum Down {
+    /// A rank's news.
+    Frame(Frame),
+    /// The worker's node drains: place nothing new here.
+    Draining,
+}
+
+/// Sends legs to a worker on another node.
+#[derive(Clone)]
+pub struct ToWorker {
+    queue: mpsc::Sender<Up>,
+    mailboxes: Arc<Mailboxes>,
+}
+
+impl ToWorker {
+    /// Sends a leg; `false` if the stream has ended, or is not read.
+    pub fn admit(&self, rank: RankIndex, leg: Leg) -> bool {
+        self.send(Up::Admit { rank, leg })
+    }
+
+    /// Ends a leg; `false` if the stream has ended, or is not read: only its end will end the leg.
+    pub fn cancel(&self, rank: RankIndex, leg: LegId) -> bool {
+        self.send(Up::Cancel { rank, leg })
+    }
+
+    fn send(&self, message: Up) -> bool {
+        self.mailboxes.streams.put();
+        self.queue.try_send(message).map_err(|_| self.mailboxes.streams.taken()).is_ok()
+    }
+}
+
+/// What comes from a worker on another node. Dropping it closes the stream.
+pub struct FromWorker {
+    reader: Reader<ReadHalf<Box<dyn Io>>>,
+    _writer: Task,
+}
+
+impl FromWorker {
+    /// The next message.
+    ///
+    /// # Errors
+    /// The stream has ended.
+    pub async fn next(&mut self) -> Result<Down, ReadError> {
+        self.reader.message().await
+    }
+}
+
+/// A worker on another node, as one dials it.
+pub struct RemoteWorker {
+    transport: Arc<Transport>,
+    node: NodeId,
+    address: String,
+    mailboxes: Arc<Mailboxes>,
+}
+
+/// Why a stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The node cannot be reached, or refuses.
+    #[error("{address}: {source}")]
+    Hello {
+        /// Where.
+        address: String,
+        /// Why.
+        #[source]
+        source: HelloError,
+    },
+    /// Another node answers there now.
+    #[error("{address}: expected {expected}, found {found}")]
+    Replaced {
+        /// Where.
+        address: String,
+        /// Who was there.
+        expected: NodeId,
+        /// Who is there.
+        found: NodeId,
+    },
+}
+
+impl RemoteWorker {
+    /// The workers of `node` are dialled at `address`.
+    pub fn new(
+        transport: Arc<Transport>,
+        node: NodeId,
+        address: String,
+        mailboxes: Arc<Mailboxes>,
+    ) -> Self {
+        Self { transport, node, address, mailboxes }
+    }
+
+    /// Opens a stream to the worker, in the generation that is up.
+    ///
+    /// # Errors
+    /// The node cannot be reached, is another one, or does not have this generation.
+    pub async fn open(&self, worker: &WorkerUp) -> Result<(ToWorker, FromWorker), OpenError> {
+        let address = self.address.clone();
+        let (name, generation) = (worker.id.worker.clone(), worker.generation);
+        let purpose = Purpose::Tokens { worker: name, generation };
+        // Every leg that the credits allow may have its start and its end waiting here.
+        let legs = worker.description.max_running + worker.description.max_waiting;
+        let room = (2 * legs * worker.ranks.len()).clamp(1, MOST_WAITING);
+        let connection = match self.transport.dial(&address, purpose).await {
+            Ok(connection) => connection,
+            Err(source) => return Err(OpenError::Hello { address, source }),
+        };
+        let (found, expected) = (connection.peer.node, self.node.clone());
+        if found != expected {
+            return Err(OpenError::Replaced { address, expected, found });
+        }
+        let (read, write) = tokio::io::split(connection.io);
+        let (to, queue) = mpsc::channel(room);
+        let reader = Reader::new(read, self.transport.pulse);
+        let mailboxes = self.mailboxes.clone();
+        let queue = Queue { queue, mailboxes: mailboxes.clone() };
+        let writer = Task::spawn(write_up(write, queue, self.transport.pulse));
+        Ok((ToWorker { queue: to, mailboxes }, FromWorker { reader, _writer: writer }))
+    }
+}
+
+/// The receiving end of a [`ToWorker`].
+struct Queue {
+    queue: mpsc::Receiver<Up>,
+    mailboxes: Arc<Mailboxes>,
+}
+
+impl Queue {
+    async fn next(&mut self) -> Option<Up> {
+        let message = self.queue.recv().await?;
+        self.mailboxes.streams.taken();
+        Some(message)
+    }
+
+    fn waiting(&mut self) -> Option<Up> {
+        let message = self.queue.try_recv().ok()?;
+        self.mailboxes.streams.taken();
+        Some(message)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.queue.close();
+        while self.waiting().is_some() {}
+    }
+}
+
+async fn write_up(to: WriteHalf<Box<dyn Io>>, mut queue: Queue, pulse: Pulse) {
+    let mut writer = Writer::new(to);
+    loop {
+        match tokio::time::timeout(pulse.beat, queue.next()).await {
+            Err(_) => writer.beat(),
+            Ok(None) => return writer.close().await,
+            Ok(Some(first)) => {
+                writer.put(&first);
+                gather(&mut writer, || queue.waiting());
+            }
+        }
+        if writer.flush().await.is_err() {
+            return; // the reading side says why
+        }
+    }
+}
+
+/// Adds what waits already to the next write.
+pub fn gather<W: AsyncWrite + Unpin, T: Encode>(
+    writer: &mut Writer<W>,
+    mut next: impl FnMut() -> Option<T>,
+) {
+    while writer.pending() < GATHER
+        && let Some(message) = next()
+    {
+        writer.put(&message);
+    }
+}

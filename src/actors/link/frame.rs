@@ -1,0 +1,67 @@
+//! What a rank says about the legs of one link, and how much a link may ask of it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bincode::{Decode, Encode};
+
+use crate::engine::{EngineError, Load, Started, StepOutput, TokenOut};
+use crate::ids::{LegId, RankIndex};
+
+/// Names one stream between a front end and a worker, unique within the life of the worker's node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LinkId(u64);
+
+impl LinkId {
+    /// One that was never used before.
+    pub fn next() -> Self {
+        static LAST_LINK: AtomicU64 = AtomicU64::new(0);
+        Self(LAST_LINK.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A rank's news for one link: at most one a step.
+#[derive(Debug, Default, PartialEq, Encode, Decode)]
+pub struct Frame {
+    /// Legs that were queued.
+    pub accepted: Vec<LegId>,
+    /// Legs that left the queue.
+    pub started: Vec<Started>,
+    /// New tokens.
+    pub tokens: Vec<TokenOut>,
+    /// Legs that the engine ended.
+    pub failed: Vec<(LegId, EngineError)>,
+    /// Legs whose actor on the rank was lost.
+    pub lost: Vec<LegId>,
+    /// How the rank is.
+    pub report: Option<Report>,
+}
+
+/// How busy a rank is, and what this link may ask of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Report {
+    /// The rank.
+    pub rank: RankIndex,
+    /// Its pressure.
+    pub load: Load,
+    /// Most legs that the link may have on the rank at once.
+    pub credit: u32,
+}
+
+impl Frame {
+    /// Whether there is nothing to tell.
+    pub fn is_empty(&self) -> bool {
+        self.accepted.is_empty()
+            && self.started.is_empty()
+            && self.tokens.is_empty()
+            && self.failed.is_empty()
+            && self.lost.is_empty()
+            && self.report.is_none()
+    }
+
+    /// Moves a step's rows in; the step keeps its allocations where it can.
+    pub fn append_step(&mut self, step: &mut StepOutput) {
+        self.started.append(&mut step.started);
+        self.tokens.append(&mut step.tokens);
+        self.failed.append(&mut step.failed);
+    }
+}
