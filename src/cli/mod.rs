@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. The exit codes are here, in one
 //! place; `main` ends the process with them.
 
+mod chaos;
 mod check;
 mod hash_key;
 mod tree;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use chaos::{ChaosArgs, VIOLATED, chaos};
 pub use check::check;
 pub use hash_key::hash_key;
 pub use tree::tree;
@@ -41,6 +43,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Show the live supervision tree of a node
     Tree(TreeArgs),
+    /// Break a cluster on purpose under a checked load, and report whether any client could tell
+    Chaos(Box<ChaosArgs>),
     /// Read an API key on standard input and print its digest for `frontend.api_keys`
     HashKey,
 }

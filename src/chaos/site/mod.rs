@@ -1,0 +1,13 @@
+//! The cluster as the harness sees it: processes, addresses, networks, an etcd.
+
+mod etcd;
+mod net;
+mod outline;
+mod probe;
+mod process;
+
+pub(super) use etcd::Etcd;
+pub(super) use net::{Net, Shape, has_netem};
+pub(super) use outline::Outline;
+pub(super) use probe::{Health, Probe, Samples};
+pub(super) use process::{Ended, Launch, Process, Signal, Usage};
