@@ -10,8 +10,8 @@ use super::schema::{self, Preset};
 use super::value::{self, Value};
 use super::yaml::{Body, Node};
 use super::{
-    Config, EngineKind, Faults, Frontend, Log, LogFormat, Node as NodeConfig, OfferedModel, Sim,
-    Supervision, Tls, Worker, files,
+    Config, EngineKind, Faults, Frontend, Log, LogFormat, Node as NodeConfig, OfferedModel,
+    Precision, Sim, Supervision, Tls, Worker, files,
 };
 
 /// Builds what the values say, and complains in `values` about what they must not say together.
@@ -150,6 +150,10 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
             _ => EngineKind::Native,
         },
         threads: values.maybe_size("worker.threads").unwrap_or(host.cores),
+        precision: match values.text("worker.precision").as_deref() {
+            Some("f32") => Precision::F32,
+            _ => Precision::Weights,
+        },
         block_tokens: values.size("worker.block_tokens"),
         kv_blocks: values.maybe_size("worker.kv_blocks").map(|blocks| blocks as u32),
         kv_memory_bytes: (values.size("worker.kv_memory_mib") as u64) << 20,

@@ -264,6 +264,12 @@ pub(super) const KEYS: &[Key] = &[
         .advice("leave it out to follow the number of cores")
         .limit(|c| worker(c, |w| w.threads as f64)),
     Key::new(
+        "worker.precision",
+        Kind::Choice(&["weights", "f32"]),
+        Is("weights"),
+        "what numbers matrix products multiply: the weights' own (BF16 where they are BF16), or F32",
+    ),
+    Key::new(
         "worker.block_tokens",
         Kind::Whole { min: 16, max: 1024, step: 16 },
         Is("16"),

@@ -194,6 +194,8 @@ pub struct Worker {
     pub engine: EngineKind,
     /// `worker.threads`: threads that compute. Default: the number of cores.
     pub threads: usize,
+    /// `worker.precision`: what matrix products multiply. Default: the weights' own numbers.
+    pub precision: Precision,
     /// `worker.block_tokens`: tokens in a KV block, a multiple of 16. Default 16.
     pub block_tokens: usize,
     /// `worker.kv_blocks`: KV blocks in the pool; or `worker.kv_memory_mib`, not both.
@@ -227,6 +229,15 @@ pub enum EngineKind {
     Native,
     /// Computed tokens, configured timing, no weights.
     Sim,
+}
+
+/// What numbers matrix products multiply; they are summed in F32 in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Those of the weights: where they are BF16, activations are rounded to BF16 as well.
+    Weights,
+    /// F32.
+    F32,
 }
 
 /// `worker.sim:` how long things take in the `sim` engine, before `speedup`.

@@ -14,13 +14,13 @@ use crate::actors::handle::Shared;
 use crate::actors::models::ServedModel;
 use crate::actors::rank::Launch;
 use crate::actors::root::{self, NodeRoot, WorkerSpec};
-use crate::config::{Config, EngineKind, Frontend, Worker};
+use crate::config::{self, Config, EngineKind, Frontend, Worker};
 use crate::engine::blocks::HashKey;
 use crate::engine::embedded::Embedded;
 use crate::engine::faulty::Faulty;
 use crate::engine::model::{Model, Shape};
 use crate::engine::native::checkpoint::{ModelCard, read_card};
-use crate::engine::native::{KvSize, NativeModel, Options};
+use crate::engine::native::{KvSize, NativeModel, Options, Precision};
 use crate::engine::schedule::Limits;
 use crate::engine::sim::{SimConfig, SimModel, Timing};
 use crate::engine::{Engine, EngineError, Sampling};
@@ -183,6 +183,10 @@ fn known_ids(worker: &Worker) -> Result<usize, EngineError> {
 fn native(worker: &Worker) -> Result<NativeModel, EngineError> {
     let options = Options {
         threads: worker.threads,
+        precision: match worker.precision {
+            config::Precision::Weights => Precision::Weights,
+            config::Precision::F32 => Precision::F32,
+        },
         kv: worker.kv_blocks.map_or(KvSize::Bytes(worker.kv_memory_bytes), KvSize::Blocks),
         block_tokens: worker.block_tokens,
         vocab_limit: Some(known_ids(worker)?),

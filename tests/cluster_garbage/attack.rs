@@ -261,7 +261,10 @@ pub(crate) fn accomplice(
     patience: Duration,
 ) -> Result<(), String> {
     let purpose = match round % 4 {
-        3 => Purpose::Tokens { worker: "nobody".into(), generation: Generation(7) },
+        3 => {
+            let node = NodeId { name: "nobody".into(), boot: 7 };
+            Purpose::Tokens { node, worker: "nobody".into(), generation: Generation(7) }
+        }
         _ => Purpose::Control,
     };
     let wanted = purpose == Purpose::Control;
