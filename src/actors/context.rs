@@ -1,6 +1,6 @@
 //! What every actor of a node shares: the checked config, the board, metrics, fault switches.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,6 +17,9 @@ use crate::metrics::Metrics;
 /// How long the other nodes may take to show their trees.
 const TREES_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Nodes that cannot join and are remembered.
+const MOST_REFUSED: usize = 64;
+
 /// See the module's description.
 pub struct NodeContext {
     /// This life of this node.
@@ -30,6 +33,8 @@ pub struct NodeContext {
     draining: AtomicBool,
     worker_up: AtomicBool,
     root: OnceLock<ActorRef<root::Msg>>,
+    /// Nodes that cannot join, by address, and why.
+    refused_nodes: Mutex<BTreeMap<String, String>>,
     /// Switches of engines that can be made to fail, by rank name; empty unless `faults.enabled`.
     switches: Mutex<HashMap<String, FaultHandle>>,
 }
@@ -46,6 +51,7 @@ impl NodeContext {
             draining: AtomicBool::new(false),
             worker_up: AtomicBool::new(false),
             root: OnceLock::new(),
+            refused_nodes: Mutex::default(),
             switches: Mutex::default(),
         }
     }
@@ -58,6 +64,25 @@ impl NodeContext {
     /// Takes no new work from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the node at this address cannot join, and why; for `/health`.
+    pub(super) fn refuse_node(&self, address: &str, why: String) {
+        let mut refused = self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused.len() < MOST_REFUSED || refused.contains_key(address) {
+            refused.insert(address.to_string(), why);
+        }
+    }
+
+    /// The node at this address has joined after all.
+    pub(super) fn admit_node(&self, address: &str) {
+        self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+    }
+
+    /// Nodes that cannot join, by address, and why.
+    pub fn refused_nodes(&self) -> Vec<(String, String)> {
+        let refused = self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.iter().map(|(address, why)| (address.clone(), why.clone())).collect()
     }
 
     /// Whether this node's worker is loaded.

@@ -49,7 +49,10 @@ pub async fn serve(
 /// On a node with a front end what clients are told; else whether the worker can be used.
 async fn health(State(admin): State<Arc<Admin>>) -> Response {
     let (status, body) = match &admin.frontend {
-        Some(handle) => info::health_of(&handle.readiness(), handle.draining()),
+        Some(handle) => {
+            let refused = admin.node.refused_nodes();
+            info::health_of(&handle.readiness(), handle.draining(), &refused)
+        }
         None => worker_health(admin.node.worker_up(), admin.node.draining()),
     };
     let mut response = json_response(&body);

@@ -23,14 +23,19 @@ pub(super) async fn live() -> Response {
 
 /// `GET /health`: whether this node can serve, model by model.
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
-    let (status, body) = health_of(&app.handle.readiness(), app.handle.draining());
+    let refused = app.handle.node().refused_nodes();
+    let (status, body) = health_of(&app.handle.readiness(), app.handle.draining(), &refused);
     let mut response = json_response(&body);
     *response.status_mut() = status;
     response
 }
 
 /// Ready as soon as one model is: the others' requests get their own 503.
-pub(super) fn health_of(models: &[Readiness], draining: bool) -> (StatusCode, Value) {
+pub(super) fn health_of(
+    models: &[Readiness],
+    draining: bool,
+    refused: &[(String, String)],
+) -> (StatusCode, Value) {
     let ready = models.iter().filter(|model| model.reason.is_none()).count();
     let (code, status) = match (draining, ready) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
@@ -50,7 +55,14 @@ pub(super) fn health_of(models: &[Readiness], draining: bool) -> (StatusCode, Va
             })
         })
         .collect();
-    (code, json!({ "status": status, "draining": draining, "models": models }))
+    let refused: Vec<_> = refused
+        .iter()
+        .map(|(address, reason)| json!({ "address": address, "reason": reason }))
+        .collect();
+    let body = json!({
+        "status": status, "draining": draining, "models": models, "refused_nodes": refused,
+    });
+    (code, body)
 }
 
 /// `GET /v1/models`
@@ -207,10 +219,10 @@ mod tests {
             (vec![model(None)], true, 503, "draining"),
         ];
         for (models, draining, code, status) in cases {
-            let (found, body) = health_of(&models, draining);
+            let (found, body) = health_of(&models, draining, &[]);
             assert_eq!((found.as_u16(), &body["status"]), (code, &status.into()), "{models:?}");
         }
-        let (_, body) = health_of(&[model(Some("loading"))], false);
+        let (_, body) = health_of(&[model(Some("loading"))], false, &[]);
         let expected =
             r#"{"id":"m","ready":false,"reason":"loading","ranks_ready":0,"refused":[]}"#;
         assert_eq!(body["models"][0].to_string(), expected);

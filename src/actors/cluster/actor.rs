@@ -399,7 +399,7 @@ impl Actor for Cluster {
             args.transport.clone(),
             door.clone(),
             myself.clone(),
-            metrics.clone(),
+            args.node.clone(),
             config.max_handshakes,
         ));
         let (name, incarnation) = (me.node.name.to_string(), me.node.boot);

@@ -13,9 +13,10 @@ use super::frontend_link::Ranks;
 use super::hello::{HelloError, Identity, Purpose};
 use super::members::{Dialler, Members, SessionId, Taken, Unwanted};
 use super::transport::Transport;
+use crate::actors::context::NodeContext;
 use crate::actors::worker::{Way, WorkerUp};
 use crate::ids::{Generation, NodeId};
-use crate::metrics::{ClusterMetrics, Turned};
+use crate::metrics::Turned;
 
 /// How long the listener rests when the system refuses it a connection.
 const REST: Duration = Duration::from_millis(100);
@@ -105,7 +106,7 @@ pub(super) async fn accept(
     transport: Arc<Transport>,
     door: Arc<Door>,
     cluster: ActorRef<Msg>,
-    metrics: Arc<ClusterMetrics>,
+    node: Arc<NodeContext>,
     limit: usize,
 ) {
     let places = Arc::new(Semaphore::new(limit));
@@ -114,10 +115,10 @@ pub(super) async fn accept(
         match listener.accept().await {
             Ok((tcp, _)) => {
                 let (transport, door) = (transport.clone(), door.clone());
-                let (cluster, metrics) = (cluster.clone(), metrics.clone());
+                let (cluster, node) = (cluster.clone(), node.clone());
                 tokio::spawn(async move {
                     let _place = place;
-                    welcome(tcp, &transport, &door, &cluster, &metrics).await;
+                    welcome(tcp, &transport, &door, &cluster, &node).await;
                 });
             }
             Err(error) => {
@@ -133,8 +134,9 @@ async fn welcome(
     transport: &Transport,
     door: &Door,
     cluster: &ActorRef<Msg>,
-    metrics: &ClusterMetrics,
+    node: &NodeContext,
 ) {
+    let metrics = node.metrics.cluster();
     let from = tcp.peer_addr().map(|address| address.to_string()).unwrap_or_default();
     match transport.accept(tcp, |peer, purpose| door.judge(peer, purpose)).await {
         Ok(connection) => {
@@ -144,7 +146,11 @@ async fn welcome(
             let turned = turned(&error);
             metrics.turned_away.inc(turned);
             match turned {
-                Turned::Cookie | Turned::Protocol => warn!(from, %error, "turned a node away"),
+                Turned::Cookie | Turned::Protocol => {
+                    warn!(from, %error, "turned a node away");
+                    let host = from.rsplit_once(':').map_or(&*from, |(host, _)| host);
+                    node.refuse_node(host, error.to_string());
+                }
                 Turned::Unwanted | Turned::Stranger => debug!(from, %error, "turned away"),
             }
         }

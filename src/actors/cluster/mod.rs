@@ -2,7 +2,7 @@
 //! process.
 //!
 //! ```text
-//! Cluster                        membership; restarted alone, streams go on     [actor]
+//! Cluster                        membership; restarted alone                     [actor]
 //! ├─ NodeControl                 the one actor other nodes reach                [control]
 //! ├─ PeerLink × address          dials, and dials again                         [peer]
 //! └─ FrontendLink × front end    the worker's end of a token stream             [frontend_link]

@@ -75,6 +75,7 @@ impl State {
         let is_there = self.reached.as_ref().is_some_and(|node| door.is_connected(node));
         if is_there || door.is_connected_at(&self.args.address) {
             self.card.state("connected");
+            self.args.node.admit_node(&self.args.address);
             self.look_after(myself, self.args.redial.max);
             return;
         }
@@ -109,6 +110,7 @@ impl State {
                 }
                 if !self.args.door.is_connected(&node) {
                     info!(peer = %node, address, why, "refused by the peer");
+                    self.args.node.refuse_node(address, why);
                 }
                 self.reached = Some(node);
                 self.attempts += 1;
@@ -117,6 +119,12 @@ impl State {
                 // Once loudly, then as a reminder: a node that is away stays away for a while.
                 if self.attempts.is_power_of_two() || self.attempts == 0 {
                     warn!(address, %error, attempt = self.attempts + 1, "cannot reach a peer");
+                }
+                if matches!(
+                    error,
+                    HelloError::Cookie | HelloError::Protocol { .. } | HelloError::Refused { .. }
+                ) {
+                    self.args.node.refuse_node(address, error.to_string());
                 }
                 self.card.state("waiting to dial");
                 self.attempts += 1;

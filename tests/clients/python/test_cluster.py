@@ -294,6 +294,7 @@ def test_a_node_with_another_cookie_stays_outside(cluster):
                lambda: (front.metric("cuelight_cluster_turned_away_total", reason="cookie") or 0) > 0
                or stranger.log_text().count("cookie") > 0)
     assert front.ranks_ready() == 0
+    eventually("health says why", lambda: "cookie" in front.get("/health")[2])
     assert front.metric("cuelight_cluster_nodes") == 0.0
     assert "another cookie" not in stranger.log_text() + front.log_text()
 
