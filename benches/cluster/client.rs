@@ -134,7 +134,7 @@ impl Front {
         counts: &Arc<Counts>,
     ) -> Outcome<ClientGuard> {
         let model = self.handle.models().remove(0);
-        let vocab = 4000; // below the model's special tokens
+        let vocab = model.text.vocab_len();
         let tokens: Vec<u32> = (0..prompt).map(|at| ((first + at * at) % vocab) as u32).collect();
         let request = NewRequest {
             prompts: vec![tokens.into()],

@@ -117,7 +117,7 @@ fn send(legs: &[LegId], frames: &mpsc::Sender<Frame>) {
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
         let token = |(at, leg): (usize, &LegId)| TokenOut {
             leg: *leg,
-            token: (step * 31 + at as u32 * 7) % 4000,
+            token: (step * 31 + at as u32 * 7) % 2000,
             logprobs: None,
             finish: None,
         };
