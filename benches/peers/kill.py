@@ -84,10 +84,6 @@ def dynamo():
 async def ask(port, tally, gaps, watch):
     body = json.dumps({"model": "cuelight-tiny", "messages": [{"role": "user", "content": "Tell me a story."}],
                        "max_tokens": TOKENS, "ignore_eos": True, "stream": True, "temperature": 0,
-                       "stream_options": {"include_usage": True}, "nvext": {"ignore_eos": True}}
-                      if watch["peer"] == "dynamo" else
-                      {"model": "cuelight-tiny", "messages": [{"role": "user", "content": "Tell me a story."}],
-                       "max_tokens": TOKENS, "ignore_eos": True, "stream": True, "temperature": 0,
                        "stream_options": {"include_usage": True}}).encode()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     began = last = time.monotonic()
@@ -119,7 +115,8 @@ async def ask(port, tally, gaps, watch):
     tally["requests"] += 1
     if error or not done or finish is None:
         tally["failed"] += 1
-        tally.setdefault("examples", []).append(str(error or "cut short")[:120])
+        if len(tally.setdefault("examples", [])) < 3:
+            tally["examples"].append(str(error or "cut short")[:120])
     elif usage and usage["completion_tokens"] != TOKENS:
         tally["wrong token count"] += 1
     elif usage and watch["prompt"] is None and not watch["kills"]:
@@ -135,7 +132,7 @@ async def ready(port):
     for _ in range(600):
         tally = {"requests": 0, "failed": 0, "wrong token count": 0, "wrong usage": 0, "lived through a kill": 0}
         try:
-            await ask(port, tally, [], {"kills": [], "prompt": 0, "peer": ""})
+            await ask(port, tally, [], {"kills": [], "prompt": 0})
         except OSError:
             tally["failed"] = 1
         if not tally["failed"]:
@@ -146,7 +143,7 @@ async def ready(port):
 
 async def measure(name, start, kills, streams):
     front, workers, port = start()
-    watch = {"kills": [], "prompt": None, "peer": name}
+    watch = {"kills": [], "prompt": None}
     tally = {"requests": 0, "failed": 0, "wrong token count": 0, "wrong usage": 0, "lived through a kill": 0}
     gaps, stop = [], asyncio.Event()
     try:
