@@ -50,8 +50,8 @@ pub(crate) fn percentiles(times_ms: &mut [f64]) -> [f64; 3] {
     [at(0.5), at(0.99), at(1.0)]
 }
 
-/// The middle one.
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one and the least.
+pub(crate) fn median_and_least(mut values: Vec<f64>) -> [f64; 2] {
     values.sort_by(f64::total_cmp);
-    values[(values.len() - 1) / 2]
+    [values[(values.len() - 1) / 2], values[0]]
 }
