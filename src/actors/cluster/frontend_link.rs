@@ -96,7 +96,7 @@ impl Actor for FrontendLink {
         let reader = Reader::new(read, pulse);
         let (news, told) = mpsc::channel(1);
         let counters = card.counters();
-        let writing = write_down(write, stream, told, pulse.beat, counters.clone());
+        let writing = write_down(write, stream, told, pulse, counters.clone());
         let _writer = watch(myself.clone(), writing);
         let _reader = watch(myself, read_up(reader, link, ranks.clone(), counters));
         card.state("linked");
@@ -163,7 +163,7 @@ async fn write_down(
     to: WriteHalf<Box<dyn Io>>,
     mut frames: mpsc::Receiver<Frame>,
     mut news: mpsc::Receiver<Down>,
-    beat: std::time::Duration,
+    pulse: Pulse,
     counters: Counters,
 ) -> String {
     let mut writer = Writer::new(to);
@@ -180,7 +180,7 @@ async fn write_down(
                 frame = frames.recv() => frame.map(counted),
             }
         };
-        match tokio::time::timeout(beat, next).await {
+        match tokio::time::timeout_at(pulse.next_beat(), next).await {
             Err(_) => writer.beat(),
             Ok(None) => {
                 writer.close().await;

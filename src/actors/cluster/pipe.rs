@@ -56,7 +56,7 @@ async fn outward(
 ) -> String {
     let mut bytes = vec![0; BUFFER.min(pulse.max_frame)];
     loop {
-        match tokio::time::timeout(pulse.beat, from.read(&mut bytes)).await {
+        match tokio::time::timeout_at(pulse.next_beat(), from.read(&mut bytes)).await {
             Err(_) => writer.beat(),
             Ok(Ok(0)) => return "the session ended".to_string(),
             Ok(Ok(read)) => writer.put_bytes(&bytes[..read]),

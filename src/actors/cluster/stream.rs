@@ -195,7 +195,7 @@ impl Drop for Queue {
 async fn write_up(to: WriteHalf<Box<dyn Io>>, mut queue: Queue, pulse: Pulse) {
     let mut writer = Writer::new(to);
     loop {
-        match tokio::time::timeout(pulse.beat, queue.next()).await {
+        match tokio::time::timeout_at(pulse.next_beat(), queue.next()).await {
             Err(_) => writer.beat(),
             Ok(None) => return writer.close().await,
             Ok(Some(first)) => {

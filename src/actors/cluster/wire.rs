@@ -31,6 +31,8 @@ pub struct Pulse {
     pub idle: Duration,
     /// Bytes of the largest frame.
     pub max_frame: usize,
+    /// What beats are counted from.
+    epoch: tokio::time::Instant,
 }
 
 impl Pulse {
@@ -38,7 +40,16 @@ impl Pulse {
     /// old, and an eighth is left for telling everyone.
     pub fn new(detection: Duration, max_frame: usize) -> Self {
         let beat = (detection / 8).min(Duration::from_millis(250));
-        Self { beat, idle: detection - detection / 8, max_frame }
+        let epoch = tokio::time::Instant::now();
+        Self { beat, idle: detection - detection / 8, max_frame, epoch }
+    }
+
+    /// When the next beat is due, at most one beat from now. All connections of a node beat
+    /// together: one wake-up for all of them, here and at the peer.
+    pub fn next_beat(&self) -> tokio::time::Instant {
+        let since = self.epoch.elapsed().as_nanos();
+        let into = Duration::from_nanos((since % self.beat.as_nanos().max(1)) as u64);
+        tokio::time::Instant::now() + (self.beat - into)
     }
 }
 
@@ -273,6 +284,19 @@ mod tests {
         let silent = began.elapsed() - 100 * pulse(800).beat;
         assert!(silent <= Duration::from_millis(800), "{silent:?}");
         drop(beats.await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_of_a_node_beat_together_however_much_they_said_before() {
+        let pulse = pulse(800);
+        let began = tokio::time::Instant::now();
+        for after in [0, 1, 30, 99, 250] {
+            let now = began + Duration::from_millis(after);
+            tokio::time::sleep_until(now).await;
+            let into = pulse.next_beat() - began;
+            assert_eq!(into.as_nanos() % pulse.beat.as_nanos(), 0, "{after}");
+            assert!(into > now - began && into - (now - began) <= pulse.beat, "{after}");
+        }
     }
 
     #[tokio::test]
