@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The complete comparison, in one go: writes target/bench/results.md (and prints it).
 #
-#   benches/run.sh [frontend] [memory] [engine]        default: all three
+#   benches/run.sh [frontend] [memory] [engine] [cluster]        default: all four
 #
 # frontend: bare hyper, cuelight and Dynamo under the same load, unpaced and paced
 # memory:   10,000 streaming requests, 10,000 waiting ones
 # engine:   the CPU engine and llama.cpp on the same random-weight model
+# cluster:  what the way between nodes costs, how fast losses and cancellations cross it
 #
 # Environment: QUICK=1 only shows that everything works; DYNAMO=0 and LLAMA_CPP=0 leave a peer out
 # (both are installed from PyPI on first use); MODEL (default target/bench/model) is where the
@@ -13,7 +14,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-parts=${*:-frontend memory engine}
+parts=${*:-frontend memory engine cluster}
 out=target/bench
 model=${MODEL:-$out/model}
 mkdir -p "$out"
@@ -67,6 +68,10 @@ main() {
         [ -e "$model/config.json" ] || cargo bench --bench engine -- --write-model "$model"
         cargo bench --bench engine -- --model "$model" "${quick[@]}"
         [ "${LLAMA_CPP:-1}" = 0 ] || benches/peers/llama_cpp.sh "$model"
+    fi
+    if [[ " $parts " == *" cluster "* ]]; then
+        printf '\n## Cluster\n\n'
+        cargo bench --bench cluster -- "${quick[@]}"
     fi
 }
 main | tee "$out/results.md"

@@ -1,0 +1,95 @@
+//! How fast a remote rank frees what a leg held once the client has left.
+
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::task::block_in_place;
+
+use crate::Outcome;
+use crate::client::{Counts, Front};
+use crate::nodes::{Admin, MODEL, Scratch, eventually, free};
+use crate::report::{Row, percentiles};
+
+/// Legs that the rank runs at once.
+const RUNNING: usize = 2;
+/// The gauges that tell of a leg.
+const USED: &str = "cuelight_kv_blocks_used";
+const WAITING: &str = "cuelight_waiting";
+
+/// Where the leg is when its client leaves.
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Queued,
+    Prefilling,
+    Decoding,
+}
+
+/// Lets `clients` clients leave in each phase.
+///
+/// # Errors
+/// A request is refused, or what it held is not freed.
+pub(crate) async fn run(clients: usize) -> Outcome<Vec<Row>> {
+    let scratch = Scratch::new()?;
+    let [listen, peers, admin] = free()?;
+    // A prompt takes 23 steps of 5 ms: time enough to leave in between.
+    let worker = json!({
+        "model": MODEL, "engine": "sim", "sim": { "step_us": 5000 }, "kv_blocks": 2000,
+        "max_running": RUNNING, "max_batch_tokens": 64, "prefix_cache": false,
+    });
+    let _node = scratch.worker(peers, admin, &worker)?;
+    let front = Front::start(&scratch.front(listen, peers)?).await?;
+    let mut seen = Admin::connect(admin)?;
+    let mut rows = Vec::new();
+    for (phase, name) in [
+        (Phase::Queued, "queued"),
+        (Phase::Prefilling, "prefilling"),
+        (Phase::Decoding, "decoding"),
+    ] {
+        let (mut times, mut polls, mut busy) = (Vec::with_capacity(clients), 0, 0.0);
+        while times.len() < clients {
+            if let Some((ms, polled)) = leave(&front, &mut seen, phase).await? {
+                times.push(ms);
+                polls += polled;
+                busy += ms;
+            }
+        }
+        let resolution = busy / f64::from(polls);
+        let [p50, p99, most] = percentiles(&mut times);
+        let what = format!("client leaves, {name}: the remote rank is free of it, {clients} times");
+        let value = format!(
+            "p50 {p50:.1}, p99 {p99:.1}, most {most:.1} ms (seen every {resolution:.1} ms)"
+        );
+        rows.push(Row::of(what, value).at_most(p99, 20.0, "ms p99"));
+    }
+    Ok(rows)
+}
+
+/// One client: milliseconds from its leaving until the rank shows nothing of it, and how often the
+/// rank was looked at; `None` if the leg was in another phase already.
+async fn leave(front: &Front, seen: &mut Admin, phase: Phase) -> Outcome<Option<(f64, u32)>> {
+    let mut others = Vec::new();
+    let running = Counts::new();
+    if phase == Phase::Queued {
+        for first in 0..RUNNING {
+            others.push(front.ask(first, 16, 1900, &running).await?);
+        }
+        eventually("tokens", || running.tokens() >= 2 * RUNNING as u64).await?;
+    }
+    let counts = Counts::new();
+    let prompt = if phase == Phase::Prefilling { 1500 } else { 16 };
+    let client = front.ask(7, prompt, 400, &counts).await?;
+    match phase {
+        Phase::Queued => block_in_place(|| seen.until(WAITING, |legs| legs == 1.0)).map(drop)?,
+        Phase::Prefilling => block_in_place(|| seen.until(USED, |b| b > 0.0)).map(drop)?,
+        Phase::Decoding => eventually("tokens", || counts.tokens() >= 3).await?,
+    }
+    let early = phase != Phase::Decoding && counts.tokens() > 0;
+    let gauge = if phase == Phase::Queued { WAITING } else { USED };
+    let left = Instant::now();
+    drop(client);
+    let polls = block_in_place(|| seen.until(gauge, |value| value == 0.0))?;
+    let ms = left.elapsed().as_secs_f64() * 1e3;
+    drop(others);
+    block_in_place(|| seen.until(USED, |blocks| blocks == 0.0))?;
+    Ok((!early).then_some((ms, polls)))
+}

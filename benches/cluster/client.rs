@@ -1,0 +1,159 @@
+//! The front end in this process, and clients that only count.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use cuelight::actors::failure::Failure;
+use cuelight::actors::handle::{ClientGuard, FrontendHandle};
+use cuelight::actors::reply::{Delta, Finish, NewRequest, Reply, Usage};
+use cuelight::config::{self, Profile};
+use cuelight::engine::Sampling;
+use cuelight::node::launch::Tree;
+
+use crate::Outcome;
+use crate::nodes::eventually;
+
+/// What some clients were told.
+pub(crate) struct Counts {
+    epoch: Instant,
+    tokens: AtomicU64,
+    accepted: AtomicU64,
+    ended: AtomicU64,
+    failed: AtomicU64,
+    /// Nanoseconds after `epoch`.
+    last_failed: AtomicU64,
+}
+
+impl Counts {
+    /// Nothing was said.
+    pub(crate) fn new() -> Arc<Self> {
+        let zero = || AtomicU64::new(0);
+        let (tokens, accepted, ended, failed) = (zero(), zero(), zero(), zero());
+        let epoch = Instant::now();
+        Arc::new(Self { epoch, tokens, accepted, ended, failed, last_failed: zero() })
+    }
+
+    /// Tokens of all clients.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// Clients whose request a rank took.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Clients whose request failed.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Clients with a whole answer.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// When the last client heard that its request had failed.
+    pub(crate) fn last_failed(&self) -> Instant {
+        self.epoch + Duration::from_nanos(self.last_failed.load(Ordering::Relaxed))
+    }
+}
+
+struct Counting(Arc<Counts>);
+
+impl Reply for Counting {
+    fn accepted(&mut self) {
+        self.0.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn started(&mut self, _: usize, _: String) {}
+
+    fn delta(&mut self, delta: Delta<'_>) {
+        self.0.tokens.fetch_add(delta.tokens.len() as u64, Ordering::Relaxed);
+    }
+
+    fn finished(&mut self, _: usize, _: Finish) {}
+
+    fn done(&mut self, _: &Usage) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn failed(&mut self, _: &Failure) {
+        let at = self.0.epoch.elapsed().as_nanos() as u64;
+        self.0.last_failed.fetch_max(at, Ordering::Relaxed);
+        self.0.failed.fetch_add(1, Ordering::Release);
+    }
+
+    fn flush(&mut self) {}
+
+    fn backlog(&self) -> usize {
+        0
+    }
+}
+
+/// A node in this process.
+pub(crate) struct Front {
+    handle: FrontendHandle,
+    _tree: Tree,
+}
+
+impl Front {
+    /// Starts the node of this configuration and waits until its model is served.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) async fn start(config: &Path) -> Outcome<Self> {
+        let config = config::load(Some(config), &[], Profile::Node).map_err(|e| e.to_string())?;
+        let tree = Tree::start(config).await?;
+        let shared = tree.frontend.clone().ok_or("the node has no front end")?;
+        let front = Self { handle: FrontendHandle::new(shared), _tree: tree };
+        front.ready().await?;
+        Ok(front)
+    }
+
+    /// Waits until the model is served.
+    ///
+    /// # Errors
+    /// Not in time.
+    pub(crate) async fn ready(&self) -> Outcome<()> {
+        let up = || self.handle.readiness().iter().all(|model| model.reason.is_none());
+        eventually("worker", up).await
+    }
+
+    /// Asks for `max_tokens` tokens after a prompt of `prompt` tokens that begins with `first`.
+    ///
+    /// # Errors
+    /// The request was refused.
+    pub(crate) async fn ask(
+        &self,
+        first: usize,
+        prompt: usize,
+        max_tokens: u32,
+        counts: &Arc<Counts>,
+    ) -> Outcome<ClientGuard> {
+        let model = self.handle.models().remove(0);
+        let vocab = model.text.vocab_len();
+        let tokens: Vec<u32> = (0..prompt).map(|at| ((first + at * at) % vocab) as u32).collect();
+        let request = NewRequest {
+            prompts: vec![tokens.into()],
+            n: 1,
+            max_tokens,
+            sampling: Sampling {
+                ignore_eos: true,
+                eos_ids: model.sampling.eos_ids.clone(),
+                ..Sampling::default()
+            },
+            stop: model.text.stop_strings(&[])?,
+            include_stop: false,
+            skip_special_tokens: true,
+            salt: 0,
+            tell_ranks: false,
+            public_id: "cmpl-00000000000000000000000000000000".to_string(),
+            reply: Box::new(Counting(counts.clone())),
+            model,
+        };
+        Ok(self.handle.admit(request).await?)
+    }
+}
