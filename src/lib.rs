@@ -11,6 +11,7 @@ pub mod http;
 pub mod ids;
 pub mod metrics;
 pub mod node;
+pub mod task;
 pub mod telemetry;
 pub mod text;
 pub mod word;

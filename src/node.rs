@@ -2,6 +2,7 @@
 
 pub mod launch;
 mod meeting;
+mod replace;
 
 use std::io;
 use std::net::TcpListener;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
@@ -21,6 +22,7 @@ use crate::actors::root;
 use crate::config::{Config, Frontend};
 use crate::engine::native::LoadError;
 use crate::http::{self, ServeError};
+use crate::task::Task;
 use crate::telemetry;
 use crate::text::TextError;
 use launch::Tree;
@@ -30,12 +32,8 @@ pub const EXIT_CONFIG: u8 = 64;
 /// The supervision tree gave up (`EX_SOFTWARE`).
 pub const EXIT_GAVE_UP: u8 = 70;
 
-/// Connections that the kernel completes before they are accepted (it caps this at `somaxconn`).
-const BACKLOG: u32 = 4096;
 /// How often the drain looks whether it is done.
 const DRAIN_LOOK: Duration = Duration::from_millis(10);
-/// How long ended requests may take to reach their clients.
-const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -111,8 +109,14 @@ pub enum StartError {
 
 /// Runs a node until it is told to stop, and says how it ended.
 pub fn run(config: Config) -> ExitCode {
+    let supervision = config.supervision.clone();
     match start(config) {
-        Ok(code) => code,
+        Ok(Ended::With(code)) => ExitCode::from(code),
+        Ok(Ended::Spoilt) => {
+            let error = replace::replace(&supervision);
+            eprintln!("cuelight: {error}");
+            ExitCode::from(EXIT_GAVE_UP)
+        }
         Err(error) => {
             eprintln!("cuelight: {error}");
             ExitCode::from(EXIT_CONFIG)
@@ -120,19 +124,29 @@ pub fn run(config: Config) -> ExitCode {
     }
 }
 
-fn start(config: Config) -> Result<ExitCode, StartError> {
+fn start(config: Config) -> Result<Ended, StartError> {
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.node.runtime_threads)
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let _telemetry = telemetry::init(&config.log, &config.node.name)?;
         let listener = config.frontend.as_ref().map(listen).transpose()?;
         let admin = config.node.admin.map(listen_admin).transpose()?;
         let tree = Tree::start(config).await?;
         Node { tree, listener, admin }.run(began).await
-    })
+    });
+    runtime.shutdown_background(); // a thread that hangs must not hold up the end
+    ended
+}
+
+/// How a node's life ended.
+enum Ended {
+    /// With this exit code.
+    With(u8),
+    /// An engine hangs, and nothing but the end of this process frees what it holds.
+    Spoilt,
 }
 
 /// Listens with a backlog that holds a burst of clients: one over it waits a second to try again.
@@ -142,7 +156,7 @@ fn listen(frontend: &Frontend) -> Result<TcpListener, StartError> {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)?.into_std()
+        socket.listen(frontend.backlog)?.into_std()
     };
     open().map_err(|source| StartError::Listen { address, source })
 }
@@ -165,13 +179,13 @@ struct Node {
 }
 
 impl Node {
-    async fn run(mut self, began: Instant) -> Result<ExitCode, StartError> {
+    async fn run(mut self, began: Instant) -> Result<Ended, StartError> {
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let (stop_http, stopping) = watch::channel(false);
         let mut server = self.serve(stopping);
-        let admin = self.serve_admin();
-        let ready = tokio::spawn(say_when_ready(self.tree.frontend.clone(), began));
+        let _admin = self.serve_admin();
+        let ready = Task::spawn(say_when_ready(self.tree.frontend.clone(), began));
 
         let end = tokio::select! {
             _ = terminate.recv() => End::Signal("SIGTERM"),
@@ -179,8 +193,8 @@ impl Node {
             _ = &mut self.tree.ended => End::TreeGaveUp,
             ended = &mut server => End::Http(ended.map_err(io::Error::from)?),
         };
-        ready.abort();
-        let _admin = AbortOnDrop(admin);
+        drop(ready);
+        let limit = self.tree.node.config.node.stop_timeout;
         match end {
             End::Signal(name) => {
                 info!(signal = name, "draining; a second signal ends at once");
@@ -190,19 +204,23 @@ impl Node {
                     _ = interrupt.recv() => warn!("ended by a second signal"),
                 }
                 self.tree.root.stop(None);
-                let _ = tokio::time::timeout(LAST_WRITES, &mut self.tree.ended).await;
-                Ok(ExitCode::SUCCESS)
+                let _ = tokio::time::timeout(limit, &mut self.tree.ended).await;
+                Ok(Ended::With(0))
             }
             End::TreeGaveUp => {
                 error!("the supervision tree gave up; see the errors above");
                 let _ = stop_http.send(true);
-                let _ = tokio::time::timeout(LAST_WRITES, server).await;
-                Ok(ExitCode::from(EXIT_GAVE_UP))
+                let node = &self.tree.node;
+                if node.config.frontend.is_some() {
+                    let _ = tokio::time::timeout(limit, server).await;
+                }
+                let spoilt = node.is_spoilt() && node.config.frontend.is_none();
+                Ok(if spoilt { Ended::Spoilt } else { Ended::With(EXIT_GAVE_UP) })
             }
             End::Http(ended) => {
                 ended?;
                 error!("the HTTP server ended");
-                Ok(ExitCode::from(EXIT_GAVE_UP))
+                Ok(Ended::With(EXIT_GAVE_UP))
             }
         }
     }
@@ -218,18 +236,16 @@ impl Node {
         tokio::spawn(async move { http::serve(listener, handle, &config, faults, stopping).await })
     }
 
-    /// The life of the operators' server; one without end where there is none.
-    fn serve_admin(&mut self) -> JoinHandle<()> {
-        let Some(listener) = self.admin.take() else {
-            return tokio::spawn(std::future::pending());
-        };
+    /// The life of the operators' server, where there is one.
+    fn serve_admin(&mut self) -> Option<Task> {
+        let listener = self.admin.take()?;
         let (node, frontend) = (self.tree.node.clone(), self.tree.frontend.clone());
-        tokio::spawn(async move {
+        Some(Task::spawn(async move {
             let frontend = frontend.map(FrontendHandle::new);
             if let Err(error) = http::admin::serve(listener, node, frontend).await {
                 error!(%error, "node.admin cannot be served");
             }
-        })
+        }))
     }
 
     /// Requests that clients wait for, and legs of other nodes' requests.
@@ -246,7 +262,8 @@ impl Node {
         server: &mut JoinHandle<Result<(), ServeError>>,
     ) {
         self.tree.node.drain();
-        let _ = self.tree.root.cast(root::Msg::Drain); // gone: its requests have ended
+        let (leaving, left) = oneshot::channel();
+        let _ = self.tree.root.cast(root::Msg::Drain(leaving)); // gone: its requests have ended
         let none_left = async {
             while self.busy() > 0 {
                 tokio::time::sleep(DRAIN_LOOK).await;
@@ -258,9 +275,11 @@ impl Node {
             let _ = self.tree.root.cast(root::Msg::CutOff); // gone: its requests have ended
         }
         let _ = stop_http.send(true);
+        let by = tokio::time::Instant::now() + self.tree.node.config.node.stop_timeout;
         if self.tree.frontend.is_some() {
-            let _ = tokio::time::timeout(LAST_WRITES, server).await;
+            let _ = tokio::time::timeout_at(by, server).await;
         }
+        let _ = tokio::time::timeout_at(by, left).await; // then the entry lapses by itself
     }
 }
 
@@ -273,14 +292,5 @@ async fn say_when_ready(shared: Option<Arc<Shared>>, began: Instant) {
     if view.wait_for(all_linked).await.is_ok() {
         let http = shared.frontend_config().http;
         info!(%http, after_ms = began.elapsed().as_millis() as u64, "ready");
-    }
-}
-
-/// Ends a task with its owner.
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

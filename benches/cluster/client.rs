@@ -86,9 +86,7 @@ impl Reply for Counting {
         self.0.failed.fetch_add(1, Ordering::Release);
     }
 
-    fn flush(&mut self) {}
-
-    fn backlog(&self) -> usize {
+    fn flush(&mut self) -> usize {
         0
     }
 }

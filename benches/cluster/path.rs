@@ -1,11 +1,11 @@
 //! The token path alone: the actors, channels, bytes and inboxes between a rank's step and a
 //! request, with neither engine nor detokenizer. [`replay`] is the worker's process: a `FrontendLink`
-//! with a rank that sends prepared frames. [`front`] is the other: a `WorkerLink` and requests that
-//! only look into their inboxes.
+//! with a rank that sends prepared frames. [`front`] is the other: a `WorkerLink` and inboxes that
+//! only count.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
 use cuelight::actors::cluster::frontend_link::{self, FrontendLink};
@@ -18,7 +18,7 @@ use cuelight::actors::inbox::{Inbox, LegEvent};
 use cuelight::actors::link::{self, Frame, Link, Report, WorkerLink};
 use cuelight::actors::tree::CardId;
 use cuelight::actors::worker::{Way, WorkerUp};
-use cuelight::actors::{frontend, rank, request};
+use cuelight::actors::{frontend, rank};
 use cuelight::config::{self, Profile};
 use cuelight::engine::{Description, Leg, Load, Sampling, TokenOut};
 use cuelight::ids::{Generation, LegId, NodeId, RankIndex, RequestId, WorkerId};
@@ -180,43 +180,29 @@ impl Actor for Listener {
     }
 }
 
-/// A request that counts what its inbox holds.
+/// Stands for a request: takes in tokens under a lock of its own, as the real one does.
 struct Sink {
+    taken: Mutex<Taken>,
     tokens: Arc<AtomicU64>,
-    inbox: std_mpsc::Sender<Arc<Inbox>>,
 }
 
-struct SinkState {
-    inbox: Arc<Inbox>,
-    events: Vec<(LegId, LegEvent)>,
+#[derive(Default)]
+struct Taken {
+    tokens: u64,
+    burst: bool,
 }
 
-impl Actor for Sink {
-    type Msg = request::Msg;
-    type State = SinkState;
-    type Arguments = ();
-
-    async fn pre_start(
-        &self,
-        myself: ActorRef<request::Msg>,
-        (): (),
-    ) -> Result<SinkState, ActorProcessingErr> {
-        let inbox = Arc::new(Inbox::new(myself));
-        self.inbox.send(inbox.clone())?;
-        Ok(SinkState { inbox, events: Vec::new() })
+impl Inbox for Sink {
+    fn put(&self, _: LegId, event: LegEvent) -> bool {
+        let Ok(mut taken) = self.taken.lock() else { return false };
+        taken.tokens += u64::from(matches!(event, LegEvent::Token { .. }));
+        !std::mem::replace(&mut taken.burst, true)
     }
 
-    async fn handle(
-        &self,
-        _: ActorRef<request::Msg>,
-        _: request::Msg,
-        state: &mut SinkState,
-    ) -> Result<(), ActorProcessingErr> {
-        state.inbox.take(&mut state.events);
-        let tokens =
-            state.events.drain(..).filter(|(_, event)| matches!(event, LegEvent::Token { .. }));
-        self.tokens.fetch_add(tokens.count() as u64, Ordering::Relaxed);
-        Ok(())
+    fn flush(&self, _: Instant) {
+        let Ok(mut taken) = self.taken.lock() else { return };
+        taken.burst = false;
+        self.tokens.fetch_add(std::mem::take(&mut taken.tokens), Ordering::Relaxed);
     }
 }
 
@@ -233,8 +219,7 @@ pub(crate) async fn front(window: Duration) -> Outcome<Sides> {
     let link = connect(address).await?;
     let tokens = Arc::new(AtomicU64::new(0));
     for request in 0..STREAMS as u64 {
-        let (inbox, made) = std_mpsc::channel();
-        Actor::spawn(None, Sink { tokens: tokens.clone(), inbox }, ()).await?;
+        let sink = Sink { taken: Mutex::default(), tokens: tokens.clone() };
         let leg = Leg {
             id: LegId { request: RequestId(request << 32), choice: 0, attempt: 0 },
             tokens: vec![1; 16],
@@ -244,7 +229,7 @@ pub(crate) async fn front(window: Duration) -> Outcome<Sides> {
             sampling: Arc::new(Sampling::default()),
             salt: 0,
         };
-        link.place(0, leg, made.recv()?)?;
+        link.place(0, leg, Arc::new(sink))?;
     }
     let seen = || tokens.load(Ordering::Relaxed);
     eventually("tokens", || seen() > 50 * STREAMS as u64).await?;
@@ -257,9 +242,10 @@ pub(crate) async fn front(window: Duration) -> Outcome<Sides> {
 async fn connect(address: SocketAddr) -> Outcome<Arc<Link>> {
     let node = context(&json!({ "frontend": { "models": [MODEL] } }))?;
     let transport = transport(node.id.clone(), address);
-    let mailboxes = node.metrics.mailboxes.clone();
+    let depth = node.metrics.mailboxes.streams.clone();
     let description = Description {
         kind: "replay".into(),
+        fingerprint: 0,
         context: 2048,
         vocab: 4096,
         block_tokens: 16,
@@ -268,7 +254,7 @@ async fn connect(address: SocketAddr) -> Outcome<Arc<Link>> {
         max_running: STREAMS,
         max_waiting: 0,
     };
-    let way = RemoteWorker::new(transport, worker_node(), address.to_string(), mailboxes);
+    let way = RemoteWorker::new(transport, worker_node(), address.to_string(), depth);
     let up = WorkerUp {
         id: WorkerId { node: worker_node(), worker: WORKER.into() },
         model: WORKER.into(),

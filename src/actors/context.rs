@@ -2,20 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ractor::ActorRef;
 
+use super::rank::Progress;
 use super::root;
 use super::tree::{Board, Snapshot};
 use crate::config::Config;
 use crate::engine::faulty::FaultHandle;
 use crate::ids::{NodeId, WorkerId};
 use crate::metrics::Metrics;
-
-/// How long the other nodes may take to show their trees.
-const TREES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Nodes that cannot join and are remembered.
 const MOST_REFUSED: usize = 64;
@@ -35,6 +33,9 @@ pub struct NodeContext {
     root: OnceLock<ActorRef<root::Msg>>,
     /// Nodes that cannot join, by address, and why.
     refused_nodes: Mutex<BTreeMap<String, String>>,
+    /// Engines that stood still when they were given up; gone once their threads have ended.
+    hung: Mutex<Vec<Weak<Progress>>>,
+    spoilt: AtomicBool,
     /// Switches of engines that can be made to fail, by rank name; empty unless `faults.enabled`.
     switches: Mutex<HashMap<String, FaultHandle>>,
 }
@@ -43,6 +44,7 @@ impl NodeContext {
     /// A node that has no actors yet.
     pub fn new(config: Config, metrics: Arc<Metrics>) -> Self {
         let id = NodeId { name: config.node.name.as_str().into(), boot: boot() };
+        metrics.incarnation.set(i64::try_from(id.boot).unwrap_or(i64::MAX));
         Self {
             id,
             config,
@@ -52,6 +54,8 @@ impl NodeContext {
             worker_up: AtomicBool::new(false),
             root: OnceLock::new(),
             refused_nodes: Mutex::default(),
+            hung: Mutex::default(),
+            spoilt: AtomicBool::new(false),
             switches: Mutex::default(),
         }
     }
@@ -85,6 +89,35 @@ impl NodeContext {
         refused.iter().map(|(address, why)| (address.clone(), why.clone())).collect()
     }
 
+    /// Notes an engine that is given up although its thread cannot be ended.
+    pub(super) fn leave_behind(&self, engine: &Arc<Progress>) {
+        let mut hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner);
+        hung.push(Arc::downgrade(engine));
+    }
+
+    /// Engines that were left behind and still stand still.
+    pub fn hung_engines(&self) -> usize {
+        let mut hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner);
+        hung.retain(|engine| engine.upgrade().is_some_and(|engine| engine.now().is_some()));
+        hung.len()
+    }
+
+    /// Whether this process must end, since nothing else ends the engines that stand still in it;
+    /// remembered from then on.
+    pub(super) fn spoil(&self) -> bool {
+        let limit = match (&self.config.worker, &self.config.frontend) {
+            (Some(worker), Some(_)) => worker.max_hung_engines,
+            _ => 0,
+        };
+        let spoilt = self.hung_engines() > limit;
+        self.spoilt.fetch_or(spoilt, Ordering::Relaxed) || spoilt
+    }
+
+    /// Whether the tree gave up because of engines that stand still.
+    pub fn is_spoilt(&self) -> bool {
+        self.spoilt.load(Ordering::Relaxed)
+    }
+
     /// Whether this node's worker is loaded.
     pub fn worker_up(&self) -> bool {
         self.worker_up.load(Ordering::Relaxed)
@@ -102,10 +135,11 @@ impl NodeContext {
     /// node alone where there is no other. `None` while the root is starting.
     pub async fn cluster_tree(&self) -> Option<Snapshot> {
         let own = self.board.snapshot()?;
-        let (Some(root), true) = (self.root.get(), self.config.cluster.is_some()) else {
+        let (Some(root), Some(cluster)) = (self.root.get(), &self.config.cluster) else {
             return Some(own);
         };
-        let asked = root.call(root::Msg::Trees, Some(TREES_TIMEOUT)).await;
+        let wait = 2 * cluster.tree_timeout; // each node has half of it
+        let asked = root.call(root::Msg::Trees, Some(wait)).await;
         let others = asked.ok().and_then(|answer| answer.success_or(()).ok()).unwrap_or_default();
         let mut nodes = vec![own];
         nodes.extend(others);

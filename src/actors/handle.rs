@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use ractor::ActorRef;
@@ -19,9 +18,6 @@ use super::{faults, request, requests, tree};
 use crate::config::Frontend;
 use crate::ids::RequestId;
 use crate::metrics::Metrics;
-
-/// How long admission may take before the front end is taken for lost.
-const ADMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the front end's actors and the HTTP server share.
 pub struct Shared {
@@ -157,17 +153,16 @@ impl FrontendHandle {
         let (reply_to, outcome) = oneshot::channel();
         let asked = match &*self.shared.requests.load() {
             Some(requests) => {
-                let message = requests::Msg::Admit { request: Box::new(request), reply_to };
-                let mailbox = &self.shared.node.metrics.mailboxes.requests;
-                mailbox.put();
-                requests.cast(message).map_err(|_| mailbox.taken()).is_ok()
+                let queued = self.shared.node.metrics.mailboxes.requests.put();
+                let request = Box::new(request);
+                requests.cast(requests::Msg::Admit { request, reply_to, queued }).is_ok()
             }
             None => false,
         };
         if !asked {
             return Err(not_ready("the front end is restarting", model));
         }
-        match tokio::time::timeout(ADMIT_TIMEOUT, outcome).await {
+        match tokio::time::timeout(self.shared.limits.admit_timeout, outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(not_ready("the front end was restarted", model)),
             Err(_) => Err(not_ready("the front end does not answer", model)),

@@ -1,16 +1,25 @@
-//! The inbox of one request: what its legs' ranks said since it last looked.
+//! Where a leg's events go: the side of a request that the links to its workers see.
 //!
-//! A link puts events in; the first one since the last look wakes the `Request` with one message,
-//! so that a burst of tokens costs one wake-up and the mailbox stays short whatever a rank does.
+//! A link brings a whole step at once: it [puts](Inbox::put) all that the step has for one inbox,
+//! and then [flushes](Inbox::flush) each inbox that asked for it, so that what came together
+//! leaves in one write.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
-use ractor::ActorRef;
-
-use super::request::Msg;
 use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 use crate::ids::LegId;
+
+/// See the module's description.
+pub trait Inbox: Send + Sync {
+    /// Takes in an event; `true` if it is the first one since the last flush, which is then due.
+    ///
+    /// Called by links in the middle of a step, and under none of their locks, so that it may call
+    /// them back. It must not wait and must not panic.
+    fn put(&self, leg: LegId, event: LegEvent) -> bool;
+
+    /// All that came at `now` is in.
+    fn flush(&self, now: Instant);
+}
 
 /// What can happen to a leg.
 #[derive(Debug)]
@@ -46,33 +55,4 @@ pub enum Lost {
     /// The leg's own actor ended on its rank.
     #[error("its sequence was lost")]
     Sequence,
-}
-
-/// See the module's description. Bounded by what the legs may produce (`max_tokens` each).
-pub struct Inbox {
-    request: ActorRef<Msg>,
-    woken: AtomicBool,
-    events: Mutex<Vec<(LegId, LegEvent)>>,
-}
-
-impl Inbox {
-    /// An empty inbox that wakes `request`.
-    pub fn new(request: ActorRef<Msg>) -> Self {
-        Self { request, woken: AtomicBool::new(false), events: Mutex::new(Vec::new()) }
-    }
-
-    /// Puts an event in and wakes the request if it does not know yet.
-    pub fn put(&self, leg: LegId, event: LegEvent) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push((leg, event));
-        if !self.woken.swap(true, Ordering::AcqRel) {
-            // A request that has ended does not need to know.
-            let _ = self.request.cast(Msg::Wake);
-        }
-    }
-
-    /// Swaps everything that came into `events`, which must be empty.
-    pub fn take(&self, events: &mut Vec<(LegId, LegEvent)>) {
-        self.woken.store(false, Ordering::Release);
-        std::mem::swap(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner), events);
-    }
 }

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Rules of this folder:
-//! - Only an actor changes its own state; everyone else sends a message.
+//! - Only an actor changes its own state; everyone else sends a message. The one exception is a token
+//!   on its way to its request ([`inbox`]).
 //! - A failed actor's state is dropped: what it holds is freed in `Drop`, never in `post_stop`.
 //! - What must survive a failure lives in the supervisor (which workers are up) or in the `Request`
 //!   (what was delivered).

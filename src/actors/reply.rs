@@ -32,11 +32,9 @@ pub trait Reply: Send {
     /// The request failed. Before `accepted` this becomes the HTTP status.
     fn failed(&mut self, failure: &Failure);
 
-    /// Wakes whoever sends: everything said since the last flush may leave in one write.
-    fn flush(&mut self);
-
-    /// Bytes said but not yet taken by the connection.
-    fn backlog(&self) -> usize;
+    /// Wakes whoever sends: everything said since the last flush may leave in one write. Returns
+    /// the bytes that were said but not yet taken by the connection.
+    fn flush(&mut self) -> usize;
 }
 
 /// What one choice gained.

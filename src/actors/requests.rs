@@ -18,6 +18,8 @@ use super::request::{self, Request};
 use super::tree::{Card, CardId, Label};
 use crate::config::Frontend;
 use crate::ids::RequestId;
+use crate::metrics::Queued;
+use crate::task::Task;
 
 /// How often deadlines are looked at and waiting requests try again.
 const TICK: Duration = Duration::from_millis(100);
@@ -31,6 +33,8 @@ pub enum Msg {
         request: Box<NewRequest>,
         /// Hears the outcome; dropped if this actor is lost meanwhile.
         reply_to: oneshot::Sender<Result<ClientGuard, Failure>>,
+        /// Counts it while it waits here.
+        queued: Queued,
     },
     /// From a request: no rank can take one of its legs; wake it when that may have changed.
     AwaitRank {
@@ -69,12 +73,11 @@ pub struct State {
     admitted: u64,
     refused: u64,
     card: Card,
-    watch: tokio::task::JoinHandle<()>,
+    _watch: Task,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        self.watch.abort();
         self.shared.active.fetch_sub(self.live.len(), Ordering::Relaxed);
         self.shared.node.metrics.http.requests_active.dec_by(self.live.len() as i64);
     }
@@ -205,7 +208,7 @@ impl Actor for Requests {
         let limits = args.shared.frontend_config();
         let mut view = args.shared.view.subscribe();
         let to = myself.clone();
-        let watch = tokio::spawn(async move {
+        let _watch = Task::spawn(async move {
             while view.changed().await.is_ok() && to.cast(Msg::ViewChanged).is_ok() {}
         });
         myself.send_interval(TICK, || Msg::Tick);
@@ -219,7 +222,7 @@ impl Actor for Requests {
             admitted: 0,
             refused: 0,
             card,
-            watch,
+            _watch,
         })
     }
 
@@ -230,8 +233,8 @@ impl Actor for Requests {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            Msg::Admit { request, reply_to } => {
-                state.shared.node.metrics.mailboxes.requests.taken();
+            Msg::Admit { request, reply_to, queued } => {
+                drop(queued);
                 let outcome = state.admit(&myself, request).await;
                 state.count(&outcome);
                 let _ = reply_to.send(outcome); // the client left: the guard in it ends the request

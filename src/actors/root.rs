@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use ractor_cluster::RactorMessage;
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::cluster::transport::Transport;
@@ -20,9 +21,6 @@ use super::restart::{RestartBudget, Verdict, ended};
 use super::tree::{Card, CardId, Label, Snapshot};
 use super::worker::{self, Worker, WorkerUp};
 use crate::ids::{Generation, WorkerId};
-
-/// How long a restarted cluster may take to find the nodes that it knew.
-const CONFIRM: Duration = Duration::from_secs(10);
 
 /// What `NodeRoot` answers to.
 #[derive(RactorMessage)]
@@ -42,8 +40,8 @@ pub enum Msg {
     },
     /// What lives on the other nodes.
     Trees(RpcReplyPort<Vec<Snapshot>>),
-    /// The node stops: take no new work from other nodes.
-    Drain,
+    /// The node stops: take no new work from other nodes. Dropped once discovery has heard.
+    Drain(oneshot::Sender<()>),
     /// The drain time is over: end the requests that still run.
     CutOff,
     /// Internal: the delay before a restart is over.
@@ -82,6 +80,8 @@ pub struct WorkerSpec {
     pub launch: Launch,
     /// A step that takes longer loses the worker.
     pub step_timeout: Duration,
+    /// Loading that takes longer does, too.
+    pub load_timeout: Duration,
     /// Hash of the model's tokenizer.
     pub tokenizer: u64,
 }
@@ -111,7 +111,7 @@ pub struct Args {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the {} never came up, or failed more than {limit} times within the window \
-     (supervision.restarts); the last time: {last}",
+     (supervision.restarts), or its engine hangs; the last time: {last}",
     part.name()
 )]
 pub struct GaveUp {
@@ -212,6 +212,7 @@ impl State {
             generation,
             launch: spec.launch,
             step_timeout: spec.step_timeout,
+            load_timeout: spec.load_timeout,
             tokenizer: spec.tokenizer,
         };
         let spawned = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
@@ -313,7 +314,9 @@ impl State {
         if part == Part::Cluster {
             // What goes away while nobody listens is never told of.
             let unheard = std::mem::take(&mut self.confirmed);
-            myself.send_after(CONFIRM, move || Msg::Confirm(unheard));
+            let wait =
+                self.args.node.config.cluster.as_ref().map(|cluster| cluster.confirm_timeout);
+            myself.send_after(wait.unwrap_or_default(), move || Msg::Confirm(unheard));
         }
         self.part_failed(myself, part, why)
     }
@@ -332,8 +335,9 @@ impl State {
         let mut verdict = budget.record(Instant::now());
         if part == Part::Worker {
             self.worker_down(&why);
-            if !self.ever_up {
-                verdict = Verdict::Escalate; // what cannot be loaded once will not be loaded later
+            // What cannot be loaded once will not be loaded later.
+            if !self.ever_up || self.args.node.spoil() {
+                verdict = Verdict::Escalate;
             }
         }
         match verdict {
@@ -408,9 +412,9 @@ impl Actor for NodeRoot {
                 state.remote_down(worker, generation, why);
             }
             Msg::Trees(reply) => state.tell_cluster(cluster::Msg::Trees(reply)),
-            Msg::Drain => {
+            Msg::Drain(left) => {
                 state.card.state("draining");
-                state.tell_cluster(cluster::Msg::Drain);
+                state.tell_cluster(cluster::Msg::Drain(left));
             }
             Msg::CutOff => {
                 state.card.state("stopping");

@@ -41,6 +41,12 @@ pub enum Mismatch {
         /// On the workers that serve the model already.
         ours: Word,
     },
+    /// The same kind of engine computes other tokens from the same prompt.
+    #[error(
+        "it would give other answers than the model's other workers; give all the same checkpoint \
+         directory and one worker.precision"
+    )]
+    Weights,
     /// The longest prompt would not fit into one message.
     #[error(
         "a prompt of its whole context may need {needed} bytes between nodes, and cluster.max_frame_bytes is {limit}; raise it on all nodes"
@@ -97,6 +103,9 @@ pub fn check(
         if other.kind != engine.kind {
             let (theirs, ours) = (engine.kind.clone(), other.kind.clone());
             return Err(Mismatch::Engine { theirs, ours });
+        }
+        if other.fingerprint != engine.fingerprint {
+            return Err(Mismatch::Weights);
         }
     }
     let needed = engine.context * TOKEN_BYTES + LEG_BYTES;

@@ -3,14 +3,14 @@
 //! next generation.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 
 use super::cluster::stream::RemoteWorker;
 use super::context::NodeContext;
-use super::rank::{self, Launch, Progress, Rank};
+use super::rank::{self, Launch, Patience, Progress, Rank};
 use super::restart::ended;
 use super::root;
 use super::tree::{Card, CardId, Label};
@@ -78,6 +78,8 @@ pub struct Args {
     pub launch: Launch,
     /// A step that takes longer loses the worker.
     pub step_timeout: Duration,
+    /// Loading that takes longer does, too.
+    pub load_timeout: Duration,
     /// Hash of the model's tokenizer.
     pub tokenizer: u64,
 }
@@ -92,6 +94,14 @@ pub enum WorkerError {
         rank: RankIndex,
         /// For people.
         why: String,
+    },
+    /// A rank did not load in time.
+    #[error("rank {} is not loaded after {:.1} s (worker.load_timeout_s)", rank.0, limit.as_secs_f64())]
+    NotLoaded {
+        /// The rank.
+        rank: RankIndex,
+        /// The limit.
+        limit: Duration,
     },
     /// A rank's step took too long.
     #[error(
@@ -112,12 +122,15 @@ struct RankSlot {
     index: RankIndex,
     rank: ActorRef<rank::Msg>,
     progress: Arc<Progress>,
+    patience: Patience,
     description: Option<Description>,
 }
 
 /// A `Worker`'s memory.
 pub struct State {
     args: Args,
+    /// When the ranks were last looked at.
+    looked: Instant,
     ranks: Vec<RankSlot>,
     card: Card,
 }
@@ -144,12 +157,24 @@ impl State {
         })
     }
 
-    fn watch(&self) -> Result<(), WorkerError> {
-        let limit = self.args.step_timeout;
-        for slot in &self.ranks {
-            if let Some(stuck) = slot.progress.stuck_for().filter(|stuck| *stuck > limit) {
-                return Err(WorkerError::Stuck { rank: slot.index, stuck, limit });
+    fn watch(&mut self) -> Result<(), WorkerError> {
+        let (args, now) = (&self.args, Instant::now());
+        let elapsed = now - std::mem::replace(&mut self.looked, now);
+        for slot in &mut self.ranks {
+            let stuck = slot.patience.look(slot.progress.now(), elapsed, WATCH);
+            let is_loaded = slot.description.is_some();
+            let limit = if is_loaded { args.step_timeout } else { args.load_timeout };
+            if stuck <= limit {
+                let metrics = args.node.metrics.worker(&args.name, slot.index);
+                metrics.hung_engines.set(args.node.hung_engines() as i64);
+                continue;
             }
+            args.node.leave_behind(&slot.progress);
+            let rank = slot.index;
+            return Err(match is_loaded {
+                true => WorkerError::Stuck { rank, stuck, limit },
+                false => WorkerError::NotLoaded { rank, limit },
+            });
         }
         Ok(())
     }
@@ -195,8 +220,14 @@ impl Actor for Worker {
         };
         let (rank, _) = Actor::spawn_linked(None, Rank, rank_args, myself.get_cell()).await?;
         myself.send_interval(WATCH, || Msg::Watch);
-        let ranks = vec![RankSlot { index, rank, progress, description: None }];
-        Ok(State { args, ranks, card })
+        let ranks = vec![RankSlot {
+            index,
+            rank,
+            progress,
+            patience: Patience::default(),
+            description: None,
+        }];
+        Ok(State { args, looked: Instant::now(), ranks, card })
     }
 
     async fn handle(

@@ -39,8 +39,8 @@ pub(super) struct Outcome {
 /// What shows that an engine's fault has come and gone.
 struct Engine {
     node: usize,
-    /// Process starts and worker generations before.
-    before: (u32, f64),
+    /// Lives of the process and worker generations before.
+    before: (f64, f64),
     within: Duration,
 }
 
@@ -269,7 +269,7 @@ impl Injector<'_> {
 
     async fn engine(&mut self, planned: &Planned, fault: &str, hang: Option<u64>) -> After {
         let Some(node) = planned.target else { return After::default() };
-        let before = self.age(node).await.unwrap_or((self.cluster.nodes[node].starts, 0.0));
+        let before = self.age(node).await.unwrap_or_default();
         let mut body = json!({ "fault": fault });
         if let Some(ms) = hang {
             body["ms"] = json!(ms);
@@ -281,11 +281,10 @@ impl Injector<'_> {
         After { hit: victim.name.clone(), engine, no_effect: !taken }
     }
 
-    /// How often the node's process and its workers were started.
-    async fn age(&self, node: usize) -> Option<(u32, f64)> {
-        let node = &self.cluster.nodes[node];
-        let samples = node.probe.metrics().await.ok()?;
-        Some((node.starts, samples.sum("cuelight_generation")))
+    /// Which life of the node this is, and how often its workers were started in it.
+    async fn age(&self, node: usize) -> Option<(f64, f64)> {
+        let samples = self.cluster.nodes[node].probe.metrics().await.ok()?;
+        Some((samples.sum("cuelight_incarnation"), samples.sum("cuelight_generation")))
     }
 
     /// Kills the chosen actor; another one if it has ended in the meantime.
@@ -344,9 +343,8 @@ impl Injector<'_> {
             fallen.extend(self.cluster.reap()?);
             if let Some(waiting) = &engine {
                 let now = self.age(waiting.node).await;
-                let (starts, generations) = waiting.before;
-                let shown = self.cluster.nodes[waiting.node].starts > starts
-                    || now.is_some_and(|(_, now)| now > generations);
+                // A later life has a larger incarnation, whatever its workers' generations.
+                let shown = now.is_some_and(|now| now > waiting.before);
                 let late = ended.elapsed() > waiting.within;
                 no_effect |= late && !shown;
                 if shown || late {

@@ -28,6 +28,7 @@ pub(super) fn config(values: &mut Values, profile: Profile, host: &Host) -> Opti
         node: NodeConfig {
             name: values.text("node.name").unwrap_or_else(|| host.name.clone()),
             drain_timeout: values.time("node.drain_timeout_s"),
+            stop_timeout: values.time("node.stop_timeout_s"),
             runtime_threads: values.maybe_size("node.runtime_threads").unwrap_or(host.cores),
             admin: values.maybe_address("node.admin"),
         },
@@ -74,6 +75,9 @@ fn frontend(values: &mut Values, host: &Host, has_worker: bool) -> Frontend {
         header_timeout: values.time("frontend.header_timeout_s"),
         request_timeout: values.time("frontend.request_timeout_s"),
         stream_buffer_bytes: values.size("frontend.stream_buffer_bytes"),
+        backlog: values.size("frontend.backlog") as u32,
+        admit_timeout: values.time("frontend.admit_timeout_s"),
+        offers: values.size("frontend.offers") as u16,
         retry_after: values.time("frontend.retry_after_s"),
         no_rank_wait: values.time("frontend.no_rank_wait_s"),
         migration_limit: values.size("frontend.migration_limit") as u16,
@@ -164,6 +168,8 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         prefix_cache: values.switch("worker.prefix_cache"),
         stream_frames: values.size("worker.stream_frames"),
         step_timeout: values.time("worker.step_timeout_s"),
+        load_timeout: values.time("worker.load_timeout_s"),
+        max_hung_engines: values.size("worker.max_hung_engines"),
         sim: Sim {
             step: values.time("worker.sim.step_us"),
             prefill_per_token: values.time("worker.sim.prefill_us_per_token"),

@@ -23,6 +23,8 @@ pub(super) fn cluster(values: &mut Values) -> Cluster {
         advertise,
         cookie,
         failure_detection: values.time("cluster.failure_detection_ms"),
+        tree_timeout: values.time("cluster.tree_timeout_ms"),
+        confirm_timeout: values.time("cluster.confirm_timeout_s"),
         handshake_timeout: values.time("cluster.handshake_timeout_s"),
         max_handshakes: values.size("cluster.max_handshakes"),
         max_frame: values.size("cluster.max_frame_bytes"),

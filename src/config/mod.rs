@@ -51,7 +51,7 @@ impl Config {
     /// Every configured limit that holds: key and value in the key's own unit, for
     /// [`crate::metrics::Metrics::set_limits`].
     pub fn limits(&self) -> impl Iterator<Item = (&'static str, f64)> + '_ {
-        schema::KEYS.iter().filter_map(|key| Some((key.name, (key.limit?)(self)?)))
+        schema::keys().filter_map(|key| Some((key.name, (key.limit?)(self)?)))
     }
 }
 
@@ -63,6 +63,8 @@ pub struct Node {
     pub name: String,
     /// `node.drain_timeout_s`: how long running requests may go on after SIGTERM. Default 30 s.
     pub drain_timeout: Duration,
+    /// `node.stop_timeout_s`: how long the end may take after that. Default 2 s.
+    pub stop_timeout: Duration,
     /// `node.runtime_threads`: tokio threads that serve clients. Default: the number of cores.
     pub runtime_threads: usize,
     /// `node.admin`: address for health, metrics and the tree. Default: nowhere.
@@ -128,6 +130,12 @@ pub struct Frontend {
     /// `frontend.stream_buffer_bytes`: unread bytes of one stream before its client is cut off.
     /// Default 1 MiB.
     pub stream_buffer_bytes: usize,
+    /// `frontend.backlog`: connections that wait in the kernel to be accepted. Default 4,096.
+    pub backlog: u32,
+    /// `frontend.admit_timeout_s`: how long admission may take. Default 10 s.
+    pub admit_timeout: Duration,
+    /// `frontend.offers`: full ranks that a new choice is offered to. Default 3.
+    pub offers: u16,
     /// `frontend.retry_after_s`: what 429 and 503 advise. Default 1 s.
     pub retry_after: Duration,
     /// `frontend.no_rank_wait_s`: how long a request whose rank was lost waits for another.
@@ -218,6 +226,11 @@ pub struct Worker {
     pub stream_frames: usize,
     /// `worker.step_timeout_s`: a step that takes longer loses the worker. Default 60 s.
     pub step_timeout: Duration,
+    /// `worker.load_timeout_s`: loading that takes longer loses the worker. Default 1,800 s.
+    pub load_timeout: Duration,
+    /// `worker.max_hung_engines`: engines that stand still and are left behind in a process that also
+    /// has a front end. Default 1.
+    pub max_hung_engines: usize,
     /// `worker.sim`: timing of the `sim` engine.
     pub sim: Sim,
 }
@@ -268,6 +281,11 @@ pub struct Cluster {
     pub cookie: String,
     /// `cluster.failure_detection_ms`: how soon a silent node is taken for lost. Default 2 s.
     pub failure_detection: Duration,
+    /// `cluster.tree_timeout_ms`: how long another node may take to show its tree. Default 1 s.
+    pub tree_timeout: Duration,
+    /// `cluster.confirm_timeout_s`: how long a restarted `Cluster` may take to find the workers that
+    /// it knew. Default 10 s.
+    pub confirm_timeout: Duration,
     /// `cluster.handshake_timeout_s`: for both ends to know each other. Default 5 s.
     pub handshake_timeout: Duration,
     /// `cluster.max_handshakes`: connections that have not proved who they are. Default 64.

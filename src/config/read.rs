@@ -6,7 +6,7 @@ use std::path::Path;
 use super::build;
 use super::error::{ConfigErrors, Origin, Problem};
 use super::host::Host;
-use super::schema::{self, KEYS, Key, Kind};
+use super::schema::{self, Key, Kind, keys};
 use super::value::{self, Value};
 use super::yaml::{self, Body, Node};
 use super::{Config, files};
@@ -204,7 +204,7 @@ impl Reader<'_> {
             Body::Refused => {}
             body => {
                 let of_it = |key: &&Key| key.name.starts_with(&format!("{}.", place.key));
-                let example = KEYS.iter().find(of_it).map_or("", |key| key.name);
+                let example = keys().find(of_it).map_or("", |key| key.name);
                 let rule = format!("is a section of keys such as {example}; give it keys");
                 let value = match body {
                     Body::Scalar { text, .. } => Some(text.clone()),

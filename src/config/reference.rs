@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use super::schema::{KEYS, Preset};
+use super::schema::{Preset, keys};
 
 /// Every key with its values, default, purpose and metric, as Markdown.
 pub fn reference() -> String {
     let mut text = String::new();
     let mut section = "";
-    for key in KEYS {
+    for key in keys() {
         let (of, _) = key.name.split_once('.').unwrap_or((key.name, ""));
         if of != section {
             section = of;

@@ -1,7 +1,7 @@
 //! What a key is: its name, type, default, rule and one line of documentation.
 
-use super::Config;
-pub(super) use super::keys::KEYS;
+pub(super) use super::keys::keys;
+use super::{Cluster, Config, Frontend, Worker};
 
 /// One key of the configuration.
 pub(super) struct Key {
@@ -150,12 +150,12 @@ impl Key {
 
 /// The key of this name.
 pub(super) fn key(name: &str) -> Option<&'static Key> {
-    KEYS.iter().find(|key| key.name == name)
+    keys().find(|key| key.name == name)
 }
 
 /// Whether keys begin with this section's name.
 pub(super) fn is_section(name: &str) -> bool {
-    KEYS.iter().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+    keys().any(|key| key.name.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
 }
 
 /// The known key or section that was most likely meant.
@@ -167,7 +167,7 @@ pub(super) fn nearest(unknown: &str) -> Option<&'static str> {
         // The right word in the wrong section is worth a hint too.
         whole.min(distance(&word, &last(known)) + 1)
     };
-    let names = KEYS.iter().flat_map(|key| sections(key.name).chain([key.name]));
+    let names = keys().flat_map(|key| sections(key.name).chain([key.name]));
     let best = names.min_by_key(|known| score(known))?;
     (score(best) <= (word.chars().count() / 3).max(1)).then_some(best)
 }
@@ -197,3 +197,48 @@ fn distance(a: &str, b: &str) -> usize {
     }
     rows[a.len()][b.len()]
 }
+
+pub(super) const fn whole(min: u64, max: u64) -> Kind {
+    Kind::Whole { min, max, step: 1 }
+}
+
+pub(super) const fn seconds(min: f64, max: f64) -> Kind {
+    Kind::Time { unit: TimeUnit::Seconds, min, max }
+}
+
+pub(super) const fn micros(max: f64) -> Kind {
+    Kind::Time { unit: TimeUnit::Micros, min: 0.0, max }
+}
+
+pub(super) fn frontend(config: &Config, limit: fn(&Frontend) -> f64) -> Option<f64> {
+    config.frontend.as_ref().map(limit)
+}
+
+pub(super) fn worker(config: &Config, limit: fn(&Worker) -> f64) -> Option<f64> {
+    config.worker.as_ref().map(limit)
+}
+
+pub(super) fn cluster(config: &Config, limit: fn(&Cluster) -> f64) -> Option<f64> {
+    config.cluster.as_ref().map(limit)
+}
+
+pub(super) const fn millis(min: f64, max: f64) -> Kind {
+    Kind::Time { unit: TimeUnit::Millis, min, max }
+}
+
+/// Whether this is a host and a port.
+fn is_host_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    !host.is_empty() && !text.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+}
+
+pub(super) const HOST_PORT: Item =
+    Item { rule: "host and port such as 10.0.0.1:7000", holds: is_host_port };
+pub(super) const MODEL: Item = Item {
+    rule: "the directory of a Hugging Face checkpoint, or NAME=DIRECTORY",
+    holds: |text| !text.is_empty() && !text.contains('\0'),
+};
+pub(super) const ENDPOINT: Item = Item {
+    rule: "http://host:port",
+    holds: |text| text.strip_prefix("http://").is_some_and(is_host_port),
+};

@@ -34,6 +34,8 @@ use crate::word::Word;
 pub struct Description {
     /// The engine's kind: `native`, `sim`, …
     pub kind: Word,
+    /// Engines that compute different tokens from the same prompt differ here (weights by sample).
+    pub fingerprint: u64,
     /// Longest sequence (prompt + output) in tokens.
     pub context: usize,
     /// Rows of the logits; ids at or above it are never sampled.

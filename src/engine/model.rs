@@ -69,6 +69,9 @@ pub trait Model: Send {
     /// Kind shown to people: `native`, `sim`, ….
     fn kind(&self) -> &'static str;
 
+    /// Hash of all that its tokens depend on besides the prompt; constant.
+    fn fingerprint(&self) -> u64;
+
     /// Sizes; constant.
     fn shape(&self) -> Shape;
 

@@ -79,7 +79,7 @@ async fn unary(app: &App, job: Job, head: Head) -> Result<Response, ApiError> {
 
 /// Events as they come; the status waits until a rank has taken the request.
 async fn stream(app: &App, job: Job, head: Head) -> Result<Response, ApiError> {
-    let (outlet, outbox) = outbox();
+    let (outlet, outbox) = outbox(app.handle.metrics().http.stream_backlog_bytes.clone());
     let (begun, begins) = oneshot::channel();
     let options = StreamOptions {
         include_usage: job.common.include_usage,

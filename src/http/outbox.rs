@@ -11,21 +11,24 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
+use prometheus_client::metrics::gauge::Gauge;
 
 /// What a send buffer asks for before its sender knows how large a burst is.
 const FIRST_HINT: usize = 512;
 /// Most that a send buffer asks for ahead of its bytes.
 const LARGEST_HINT: usize = 16 << 10;
 
-/// Connects a sender with the body of a response.
-pub(super) fn outbox() -> (Outlet, Outbox) {
-    let shared = Arc::new(Shared::default());
+/// Connects a sender with the body of a response. `backlog` counts the bytes between them.
+pub(super) fn outbox(backlog: Gauge) -> (Outlet, Outbox) {
+    let shared = Arc::new(Shared { state: Mutex::default(), backlog });
     let outlet = Outlet { shared: shared.clone(), pending: Vec::new(), hint: FIRST_HINT };
     (outlet, Outbox { shared })
 }
 
-#[derive(Default)]
-struct Shared(Mutex<State>);
+struct Shared {
+    state: Mutex<State>,
+    backlog: Gauge,
+}
 
 #[derive(Default)]
 struct State {
@@ -42,7 +45,7 @@ struct State {
 impl Shared {
     /// Every change under the lock is complete, so a poisoned one is as good as any.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -63,27 +66,30 @@ impl Outlet {
         &mut self.pending
     }
 
-    /// Hands everything written to the connection and wakes it if it waits.
-    pub(super) fn flush(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
-        self.hint = self.pending.len().next_power_of_two().min(LARGEST_HINT);
+    /// Hands everything written to the connection and wakes it if it waits. Returns the bytes that
+    /// it has not taken yet.
+    pub(super) fn flush(&mut self) -> usize {
         let mut state = self.shared.lock();
         if state.closed {
             self.pending.clear();
-            return;
         }
+        if self.pending.is_empty() {
+            return state.bytes.len();
+        }
+        self.hint = self.pending.len().next_power_of_two().min(LARGEST_HINT);
+        self.shared.backlog.inc_by(self.pending.len() as i64);
         if state.bytes.is_empty() {
             state.bytes = std::mem::take(&mut self.pending);
         } else {
             state.bytes.append(&mut self.pending);
         }
+        let unread = state.bytes.len();
         let waker = state.waker.take();
         drop(state);
         if let Some(waker) = waker {
             waker.wake();
         }
+        unread
     }
 
     /// Flushes, and says that nothing more will come.
@@ -91,6 +97,7 @@ impl Outlet {
         let mut state = self.shared.lock();
         state.ended = true;
         if !state.closed {
+            self.shared.backlog.inc_by(self.pending.len() as i64);
             state.bytes.append(&mut self.pending);
         }
         let waker = state.waker.take();
@@ -98,11 +105,6 @@ impl Outlet {
         if let Some(waker) = waker {
             waker.wake();
         }
-    }
-
-    /// Bytes that the connection has not taken yet.
-    pub(super) fn backlog(&self) -> usize {
-        self.pending.len() + self.shared.lock().bytes.len()
     }
 }
 
@@ -128,6 +130,7 @@ impl Drop for Outbox {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.closed = true;
+        self.shared.backlog.dec_by(state.bytes.len() as i64);
         state.bytes = Vec::new();
         state.waker = None;
     }
@@ -151,6 +154,7 @@ impl<G: Unpin> Body for OutboxBody<G> {
         if !state.bytes.is_empty() {
             let bytes = std::mem::take(&mut state.bytes);
             drop(state);
+            self.outbox.shared.backlog.dec_by(bytes.len() as i64);
             return Poll::Ready(Some(Ok(Frame::data(bytes.into()))));
         }
         if state.ended {
@@ -205,19 +209,17 @@ mod tests {
     #[test]
     fn what_was_flushed_between_two_polls_leaves_as_one_frame_after_one_wake() {
         let wakes = Arc::new(Wakes::default());
-        let (mut outlet, outbox) = outbox();
+        let (mut outlet, outbox) = outbox(Gauge::default());
         let mut body = outbox.into_body(());
         assert_eq!(poll(&mut body, &wakes), None);
-        for word in ["a", "b", "c"] {
+        for (word, unread) in [("a", 1), ("b", 2), ("c", 3)] {
             outlet.buffer().extend_from_slice(word.as_bytes());
-            outlet.flush();
+            assert_eq!(outlet.flush(), unread);
         }
         outlet.buffer().extend_from_slice(b"unflushed");
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
-        assert_eq!(outlet.backlog(), 12);
         assert_eq!(poll(&mut body, &wakes), Some(Some("abc".into())));
         assert_eq!(poll(&mut body, &wakes), None);
-        assert_eq!(outlet.backlog(), 9);
         outlet.end();
         assert_eq!(poll(&mut body, &wakes), Some(Some("unflushed".into())));
         assert!(body.is_end_stream());
@@ -228,29 +230,28 @@ mod tests {
     #[test]
     fn an_empty_flush_wakes_nobody() {
         let wakes = Arc::new(Wakes::default());
-        let (mut outlet, outbox) = outbox();
+        let (mut outlet, outbox) = outbox(Gauge::default());
         let mut body = outbox.into_body(());
         assert_eq!(poll(&mut body, &wakes), None);
-        outlet.flush();
+        assert_eq!(outlet.flush(), 0);
         assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn a_dropped_sender_ends_the_body_and_a_dropped_body_frees_its_bytes_and_guard() {
         let wakes = Arc::new(Wakes::default());
-        let (outlet, first) = outbox();
+        let (outlet, first) = outbox(Gauge::default());
         drop(outlet);
         assert_eq!(poll(&mut first.into_body(()), &wakes), Some(None));
 
-        let (mut outlet, second) = outbox();
+        let (mut outlet, second) = outbox(Gauge::default());
         let guard = Arc::new(());
         let body = second.into_body(guard.clone());
         outlet.buffer().extend_from_slice(b"lost");
-        outlet.flush();
+        assert_eq!(outlet.flush(), 4);
         drop(body);
         assert_eq!(Arc::strong_count(&guard), 1);
         outlet.buffer().extend_from_slice(b"late");
-        outlet.flush();
-        assert_eq!(outlet.backlog(), 0);
+        assert_eq!(outlet.flush(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! How deep the queues get that have no bound of their own: credits and admission bound them, and
 //! these figures show that they do.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -22,22 +23,29 @@ pub struct Depth {
 }
 
 impl Depth {
-    fn new(family: &Family<MailboxLabels, Gauge>, mailbox: &'static str) -> Self {
+    fn new(family: &Family<MailboxLabels, Gauge>, mailbox: &'static str) -> Arc<Self> {
         let deepest = family.get_or_create(&MailboxLabels { mailbox }).clone();
-        Self { waiting: AtomicI64::new(0), deepest }
+        Arc::new(Self { waiting: AtomicI64::new(0), deepest })
     }
 
-    /// A message was put in.
-    pub fn put(&self) {
+    /// Counts one message more, until the answer is dropped: it travels with the message.
+    pub fn put(self: &Arc<Self>) -> Queued {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed) + 1;
         if waiting > self.deepest.get() {
             self.deepest.set(waiting);
         }
+        Queued(self.clone())
     }
+}
 
-    /// A message was taken out.
-    pub fn taken(&self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
+/// A message that waits in a mailbox, or that was lost with it.
+#[derive(Debug)]
+#[must_use = "dropping it takes the message out"]
+pub struct Queued(Arc<Depth>);
+
+impl Drop for Queued {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -45,11 +53,11 @@ impl Depth {
 #[derive(Debug)]
 pub struct Mailboxes {
     /// Of `Requests`: clients that wait for admission.
-    pub requests: Depth,
+    pub requests: Arc<Depth>,
     /// Of the ranks' threads: legs to start and to end.
-    pub ranks: Depth,
+    pub ranks: Arc<Depth>,
     /// Of the streams to workers on other nodes: legs to start and to end.
-    pub streams: Depth,
+    pub streams: Arc<Depth>,
 }
 
 impl Mailboxes {

@@ -26,7 +26,7 @@ use prometheus_client::registry::{Metric, Registry};
 pub use cluster::ClusterMetrics;
 pub use histogram::{Histogram, Seconds, Tokens, Unit};
 pub use labels::{Cancellation, Counters, LabelValue, Migration, Outcome, Refusal, Turned};
-pub use mailbox::{Depth, Mailboxes};
+pub use mailbox::{Depth, Mailboxes, Queued};
 pub use model::ModelMetrics;
 pub use worker::WorkerMetrics;
 
@@ -43,6 +43,8 @@ pub struct Metrics {
     pub mailboxes: Arc<Mailboxes>,
     cluster: Arc<ClusterMetrics>,
     registry: Registry,
+    /// Identifies this life of the node; larger for a later one.
+    pub incarnation: Gauge,
     restarts: Family<PartLabels, Counter>,
     limits: Family<KeyLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
     model_families: model::Families,
@@ -122,6 +124,10 @@ impl Metrics {
             http,
             mailboxes: Arc::new(Mailboxes::register(&mut add)),
             cluster: Arc::new(ClusterMetrics::register(&mut add)),
+            incarnation: add.gauge(
+                "incarnation",
+                "When this life of the node began, in microseconds since 1970",
+            ),
             restarts: add.family("restarts", "Restarts of a part of the tree"),
             limits: add.family("limit", "Configured limits, by key"),
             model_families: model::Families::register(&mut add),

@@ -39,6 +39,8 @@ pub struct WorkerMetrics {
     pub preemptions: Counter,
     /// Engines lost.
     pub engine_failures: Counter,
+    /// Engines of this rank that stand still and could not be ended.
+    pub hung_engines: Gauge,
 }
 
 impl WorkerMetrics {
@@ -77,6 +79,7 @@ pub(super) struct Families {
     step: Family<Labels, Histogram<Seconds>>,
     preemptions: Family<Labels, Counter>,
     engine_failures: Family<Labels, Counter>,
+    hung_engines: Family<Labels, Gauge>,
 }
 
 impl Families {
@@ -94,6 +97,8 @@ impl Families {
             preemptions: add
                 .family("preemptions", "Legs put back into the queue because blocks ran out"),
             engine_failures: add.family("engine_failures", "Engines lost"),
+            hung_engines: add
+                .family("hung_engines", "Engines that stand still and could not be ended"),
         }
     }
 
@@ -110,6 +115,7 @@ impl Families {
             step: self.step.get_or_create_owned(&labels),
             preemptions: self.preemptions.get_or_create_owned(&labels),
             engine_failures: self.engine_failures.get_or_create_owned(&labels),
+            hung_engines: self.hung_engines.get_or_create_owned(&labels),
         }
     }
 }

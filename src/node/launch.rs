@@ -57,6 +57,7 @@ impl Tree {
             name: worker.served_name.clone(),
             launch: engine(&node, worker),
             step_timeout: worker.step_timeout,
+            load_timeout: worker.load_timeout,
             tokenizer,
         });
         let cluster = meeting::prepare(&node)?;

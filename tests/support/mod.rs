@@ -27,6 +27,8 @@ pub struct Said {
     pub failed: Option<Failure>,
     /// The reply was dropped without an end.
     pub dropped: bool,
+    /// Bursts.
+    pub flushes: usize,
 }
 
 impl Said {
@@ -45,6 +47,7 @@ struct Shared {
 struct Recorder {
     shared: Arc<Shared>,
     backlog: usize,
+    panics_at: usize,
 }
 
 impl Recorder {
@@ -67,6 +70,8 @@ impl Reply for Recorder {
             said.text[delta.choice].push_str(delta.text);
             said.tokens[delta.choice].extend(delta.tokens.iter().map(|token| token.token));
         });
+        let told = self.shared.said.lock().unwrap().tokens[delta.choice].len();
+        assert!(told < self.panics_at, "this reply panics at its token {told}");
     }
 
     fn finished(&mut self, choice: usize, reason: Finish) {
@@ -89,9 +94,8 @@ impl Reply for Recorder {
         });
     }
 
-    fn flush(&mut self) {}
-
-    fn backlog(&self) -> usize {
+    fn flush(&mut self) -> usize {
+        self.note(|said| said.flushes += 1);
         self.backlog
     }
 }
@@ -154,13 +158,15 @@ pub struct Ask {
     pub stop: Vec<String>,
     pub sampling: Sampling,
     pub backlog: usize,
+    pub panics_at: usize,
 }
 
 impl Ask {
     pub fn new(prompt: &str, max_tokens: u32) -> Self {
         let sampling = Sampling { ignore_eos: true, ..Sampling::default() };
         let (prompt, stop) = (prompt.to_string(), Vec::new());
-        Self { prompt, max_tokens, n: 1, stop, sampling, backlog: 0 }
+        let (backlog, panics_at) = (0, usize::MAX);
+        Self { prompt, max_tokens, n: 1, stop, sampling, backlog, panics_at }
     }
 }
 
@@ -229,7 +235,11 @@ impl Harness {
             salt: 0,
             tell_ranks: false,
             public_id: "test".to_string(),
-            reply: Box::new(Recorder { shared: shared.clone(), backlog: ask.backlog }),
+            reply: Box::new(Recorder {
+                shared: shared.clone(),
+                backlog: ask.backlog,
+                panics_at: ask.panics_at,
+            }),
             model,
         };
         let guard = Some(self.handle.admit(request).await?);

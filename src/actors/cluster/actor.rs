@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use ractor_cluster::{NodeServerMessage, RactorMessage};
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 
 use super::card::{NodeCard, WorkerCard, changes};
@@ -19,7 +20,7 @@ use super::members::{Dialler, SessionId};
 use super::peer::{self, PeerLink};
 use super::pipe;
 use super::sessions::{remote_worker, serve_sessions};
-use super::transport::{Connection, Task, Transport};
+use super::transport::{Connection, Transport};
 use crate::actors::context::NodeContext;
 use crate::actors::restart::ended;
 use crate::actors::root;
@@ -28,6 +29,7 @@ use crate::actors::worker::WorkerUp;
 use crate::config;
 use crate::ids::{Generation, NodeId, WorkerId};
 use crate::metrics::ClusterMetrics;
+use crate::task::Task;
 
 /// How often what should be there is compared with what is.
 const TICK: Duration = Duration::from_secs(1);
@@ -41,8 +43,8 @@ pub enum Msg {
     Card(NodeCard),
     /// From the root: this node's worker is up, or gone.
     Worker(Option<WorkerUp>),
-    /// From the root: this node takes no new work.
-    Drain,
+    /// From the root: this node takes no new work. Dropped once discovery has heard.
+    Drain(oneshot::Sender<()>),
     /// What lives on the other nodes.
     Trees(RpcReplyPort<Vec<Snapshot>>),
     /// Internal: the session with the node of this name can be used.
@@ -218,8 +220,8 @@ impl State {
             self.args.root.cast(root::Msg::RemoteDown { worker, generation, why })?;
         }
         for up in changed.up {
-            let mailboxes = self.args.node.metrics.mailboxes.clone();
-            let up = remote_worker(&self.args.transport, mailboxes, &card, up);
+            let depth = self.args.node.metrics.mailboxes.streams.clone();
+            let up = remote_worker(&self.args.transport, depth, &card, up);
             self.args.root.cast(root::Msg::RemoteUp(up))?;
         }
         for (node, address) in &card.peers {
@@ -305,11 +307,14 @@ impl State {
         self.tell_all();
     }
 
-    fn drain(&mut self) {
+    fn drain(&mut self, left: oneshot::Sender<()>) {
         self.draining = true;
         self.card.state("draining");
         if let Some(following) = self.following.take() {
-            tokio::spawn(following.leave());
+            tokio::spawn(async move {
+                following.leave().await;
+                drop(left);
+            });
         }
         for (_, link) in self.frontends.values() {
             let _ = link.cast(frontend_link::Msg::Drain); // ended already
@@ -318,11 +323,12 @@ impl State {
     }
 
     fn trees(&self, reply: RpcReplyPort<Vec<Snapshot>>) {
+        let wait = self.config.tree_timeout;
         let controls: Vec<_> =
             self.sessions.values().filter_map(|session| session.control.clone()).collect();
         tokio::spawn(async move {
             let asked =
-                controls.into_iter().map(|node| tokio::spawn(async move { node.tree().await }));
+                controls.into_iter().map(|node| tokio::spawn(async move { node.tree(wait).await }));
             let asked: Vec<_> = asked.collect();
             let mut trees = Vec::new();
             for tree in asked {
@@ -438,7 +444,7 @@ impl Actor for Cluster {
             Msg::Connected(connection, by) => state.connected(&myself, connection, by).await?,
             Msg::Card(card) => state.card(&myself, card).await?,
             Msg::Worker(worker) => state.worker(worker),
-            Msg::Drain => state.drain(),
+            Msg::Drain(left) => state.drain(left),
             Msg::Trees(reply) => state.trees(reply),
             Msg::Ready(name) => state.ready(&name),
             Msg::SessionEnded(session, why) => state.forget(session, &why),

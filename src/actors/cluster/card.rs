@@ -87,6 +87,7 @@ mod tests {
             ranks: vec![RankIndex(0)],
             description: Description {
                 kind: "sim".into(),
+                fingerprint: 1,
                 context: 64,
                 vocab: 10,
                 block_tokens: 16,

@@ -18,9 +18,6 @@ use crate::actors::context::NodeContext;
 use crate::actors::tree::{Card, CardId, Label, Snapshot};
 use crate::ids::NodeId;
 
-/// How long another node may take to show its tree.
-const TREE_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// A value's bytes, as they travel in a message between nodes.
 pub struct Wire<T> {
     bytes: Vec<u8>,
@@ -77,8 +74,8 @@ impl RemoteControl {
     }
 
     /// Asks for the node's tree; `None` if it does not answer in time.
-    pub async fn tree(&self) -> Option<Snapshot> {
-        let answer = self.0.call(Msg::Tree, Some(TREE_TIMEOUT)).await;
+    pub async fn tree(&self, wait: Duration) -> Option<Snapshot> {
+        let answer = self.0.call(Msg::Tree, Some(wait)).await;
         answer.ok()?.success_or(()).ok()?.open().ok()
     }
 }

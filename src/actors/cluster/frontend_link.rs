@@ -12,13 +12,14 @@ use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
 use super::stream::{Down, Up, gather};
-use super::transport::{Connection, Task};
+use super::transport::Connection;
 use super::wire::{Io, Pulse, Reader, Writer};
 use crate::actors::context::NodeContext;
 use crate::actors::link::{Frame, LinkId};
 use crate::actors::rank;
 use crate::actors::tree::{Card, CardId, Counters, Label};
 use crate::ids::{Generation, RankIndex};
+use crate::task::Task;
 
 /// What a `FrontendLink` answers to.
 #[derive(RactorMessage)]

@@ -12,17 +12,17 @@ use super::stream::RemoteWorker;
 use super::transport::Transport;
 use crate::actors::worker::{Way, WorkerUp};
 use crate::ids::{NodeId, WorkerId};
-use crate::metrics::Mailboxes;
+use crate::metrics::Depth;
 
 /// A worker that the node of this card tells of, as front ends see it.
 pub(super) fn remote_worker(
     transport: &Arc<Transport>,
-    mailboxes: Arc<Mailboxes>,
+    depth: Arc<Depth>,
     node: &NodeCard,
     worker: WorkerCard,
 ) -> WorkerUp {
     let (id, address) = (node.node.clone(), node.address.clone());
-    let way = RemoteWorker::new(transport.clone(), id, address, mailboxes);
+    let way = RemoteWorker::new(transport.clone(), id, address, depth);
     WorkerUp {
         id: WorkerId { node: node.node.clone(), worker: worker.worker },
         model: worker.model,

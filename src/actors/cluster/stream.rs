@@ -11,13 +11,14 @@ use tokio::io::{AsyncWrite, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
 use super::hello::{HelloError, Purpose};
-use super::transport::{Task, Transport};
+use super::transport::Transport;
 use super::wire::{Io, Pulse, ReadError, Reader, Writer};
 use crate::actors::link::Frame;
 use crate::actors::worker::WorkerUp;
 use crate::engine::Leg;
 use crate::ids::{LegId, NodeId, RankIndex};
-use crate::metrics::Mailboxes;
+use crate::metrics::{Depth, Queued};
+use crate::task::Task;
 
 /// Bytes that are gathered for one write.
 const GATHER: usize = 64 << 10;
@@ -55,8 +56,8 @@ pub enum Down {
 /// Sends legs to a worker on another node.
 #[derive(Clone)]
 pub struct ToWorker {
-    queue: mpsc::Sender<Up>,
-    mailboxes: Arc<Mailboxes>,
+    queue: mpsc::Sender<(Up, Queued)>,
+    depth: Arc<Depth>,
 }
 
 impl ToWorker {
@@ -71,8 +72,7 @@ impl ToWorker {
     }
 
     fn send(&self, message: Up) -> bool {
-        self.mailboxes.streams.put();
-        self.queue.try_send(message).map_err(|_| self.mailboxes.streams.taken()).is_ok()
+        self.queue.try_send((message, self.depth.put())).is_ok()
     }
 }
 
@@ -97,7 +97,7 @@ pub struct RemoteWorker {
     transport: Arc<Transport>,
     node: NodeId,
     address: String,
-    mailboxes: Arc<Mailboxes>,
+    depth: Arc<Depth>,
 }
 
 /// Why a stream could not be opened.
@@ -116,14 +116,14 @@ pub enum OpenError {
 }
 
 impl RemoteWorker {
-    /// The workers of `node` are dialled at `address`.
+    /// The workers of `node` are dialled at `address`; `depth` counts what waits to be sent there.
     pub fn new(
         transport: Arc<Transport>,
         node: NodeId,
         address: String,
-        mailboxes: Arc<Mailboxes>,
+        depth: Arc<Depth>,
     ) -> Self {
-        Self { transport, node, address, mailboxes }
+        Self { transport, node, address, depth }
     }
 
     /// Opens a stream to the worker, in the generation that is up.
@@ -144,49 +144,27 @@ impl RemoteWorker {
         let (read, write) = tokio::io::split(connection.io);
         let (to, queue) = mpsc::channel(room);
         let reader = Reader::new(read, self.transport.pulse);
-        let mailboxes = self.mailboxes.clone();
-        let queue = Queue { queue, mailboxes: mailboxes.clone() };
         let writer = Task::spawn(write_up(write, queue, self.transport.pulse));
-        Ok((ToWorker { queue: to, mailboxes }, FromWorker { reader, _writer: writer }))
+        Ok((
+            ToWorker { queue: to, depth: self.depth.clone() },
+            FromWorker { reader, _writer: writer },
+        ))
     }
 }
 
-/// The receiving end of a [`ToWorker`].
-struct Queue {
-    queue: mpsc::Receiver<Up>,
-    mailboxes: Arc<Mailboxes>,
-}
-
-impl Queue {
-    async fn next(&mut self) -> Option<Up> {
-        let message = self.queue.recv().await?;
-        self.mailboxes.streams.taken();
-        Some(message)
-    }
-
-    fn waiting(&mut self) -> Option<Up> {
-        let message = self.queue.try_recv().ok()?;
-        self.mailboxes.streams.taken();
-        Some(message)
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        self.queue.close();
-        while self.waiting().is_some() {}
-    }
-}
-
-async fn write_up(to: WriteHalf<Box<dyn Io>>, mut queue: Queue, pulse: Pulse) {
+async fn write_up(
+    to: WriteHalf<Box<dyn Io>>,
+    mut queue: mpsc::Receiver<(Up, Queued)>,
+    pulse: Pulse,
+) {
     let mut writer = Writer::new(to);
     loop {
-        match tokio::time::timeout_at(pulse.next_beat(), queue.next()).await {
+        match tokio::time::timeout_at(pulse.next_beat(), queue.recv()).await {
             Err(_) => writer.beat(),
             Ok(None) => return writer.close().await,
-            Ok(Some(first)) => {
+            Ok(Some((first, _))) => {
                 writer.put(&first);
-                gather(&mut writer, || queue.waiting());
+                gather(&mut writer, || queue.try_recv().ok().map(|(message, _)| message));
             }
         }
         if writer.flush().await.is_err() {

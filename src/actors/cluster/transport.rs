@@ -106,19 +106,3 @@ impl Transport {
 pub fn advertised(configured: Option<&str>, listening: SocketAddr) -> String {
     configured.map_or_else(|| listening.to_string(), ToString::to_string)
 }
-
-/// A task that ends with its owner.
-pub struct Task(tokio::task::JoinHandle<()>);
-
-impl Task {
-    /// Runs `work` until it ends or this is dropped.
-    pub fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(work))
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tracing::info;
 
-use super::{Frame, Link, LinkId, Road};
+use super::{Burst, Frame, Link, LinkId, Road};
 use crate::actors::cluster::stream::{Down, FromWorker, RemoteWorker, ToWorker};
 use crate::actors::context::NodeContext;
 use crate::actors::tree::{Card, CardId, Counters, Label};
 use crate::actors::worker::{Way, WorkerUp};
 use crate::actors::{frontend, rank};
+use crate::task::Task;
 
 /// What a `WorkerLink` answers to.
 #[derive(RactorMessage)]
@@ -41,15 +41,12 @@ pub struct State {
     up: WorkerUp,
     frontend: ActorRef<frontend::Msg>,
     link: Option<Arc<Link>>,
-    task: Option<JoinHandle<()>>,
+    task: Option<Task>,
     card: Card,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
         if let Some(link) = &self.link {
             link.end();
         }
@@ -83,11 +80,11 @@ impl State {
         road: Road,
         source: Source,
     ) -> Result<(), ActorProcessingErr> {
-        let link = Arc::new(Link::new(&self.up, road));
+        let link = Arc::new(Link::new(&self.up, myself.clone(), road));
         self.link = Some(link.clone());
         self.card.state("linked");
         let end = Ending { actor: myself.clone(), why: "the worker closed the stream".into() };
-        self.task = Some(tokio::spawn(pump(source, link.clone(), self.card.counters(), end)));
+        self.task = Some(Task::spawn(pump(source, link.clone(), self.card.counters(), end)));
         self.frontend.cast(frontend::Msg::Linked(link))?;
         Ok(())
     }
@@ -119,7 +116,7 @@ impl Actor for WorkerLink {
             Way::Local(ranks) => state.attach(&myself, ranks, node.stream_frames())?,
             Way::Remote(worker) => {
                 state.card.state("connecting");
-                state.task = Some(tokio::spawn(open(worker, state.up.clone(), myself)));
+                state.task = Some(Task::spawn(open(worker, state.up.clone(), myself)));
             }
         }
         Ok(state)
@@ -195,12 +192,13 @@ impl Source {
 }
 
 async fn pump(mut source: Source, link: Arc<Link>, counters: Counters, mut end: Ending) {
+    let mut burst = Burst::default();
     loop {
         match source.next().await {
             Ok(Down::Frame(frame)) => {
                 counters.add(0, 1);
                 counters.add(1, frame.tokens.len() as u64);
-                if !link.deal(frame) {
+                if !link.deal(frame, &mut burst) {
                     end.why = "the link was ended".to_string();
                     return;
                 }

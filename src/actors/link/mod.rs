@@ -13,6 +13,7 @@ mod frame;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use ractor::ActorRef;
 use rustc_hash::FxHashMap;
@@ -73,8 +74,27 @@ impl RankLink {
 
 /// Where a leg's events go, and which rank it is on.
 struct Placed {
-    inbox: Arc<Inbox>,
+    inbox: Arc<dyn Inbox>,
     rank: usize,
+}
+
+/// A step's events on their way to the inboxes; kept for its memory.
+#[derive(Default)]
+struct Burst {
+    events: Vec<(Arc<dyn Inbox>, LegId, LegEvent)>,
+    touched: Vec<Arc<dyn Inbox>>,
+}
+
+impl Burst {
+    fn deal(&mut self) {
+        for (inbox, leg, event) in self.events.drain(..) {
+            if inbox.put(leg, event) {
+                self.touched.push(inbox);
+            }
+        }
+        let now = Instant::now();
+        self.touched.drain(..).for_each(|inbox| inbox.flush(now));
+    }
 }
 
 /// `None` once the link has ended.
@@ -94,22 +114,27 @@ pub struct Link {
     pub generation: Generation,
     /// The model it serves.
     pub model: Arc<str>,
+    /// Workers with the same one compute the same tokens.
+    pub fingerprint: u64,
     /// Its ranks.
     pub ranks: Vec<RankLink>,
+    actor: ActorRef<Msg>,
     road: Road,
     closing: AtomicBool,
     table: Mutex<Table>,
 }
 
 impl Link {
-    fn new(up: &WorkerUp, road: Road) -> Self {
+    fn new(up: &WorkerUp, actor: ActorRef<Msg>, road: Road) -> Self {
         let room = up.description.max_running + up.description.max_waiting;
         let credit = u32::try_from(room).unwrap_or(u32::MAX);
         Self {
             worker: up.id.clone(),
             generation: up.generation,
             model: up.model.clone(),
+            fingerprint: up.description.fingerprint,
             ranks: up.ranks.iter().map(|index| RankLink::new(*index, credit)).collect(),
+            actor,
             road,
             closing: AtomicBool::new(false),
             table: Mutex::new(Some(FxHashMap::default())),
@@ -135,7 +160,7 @@ impl Link {
     ///
     /// # Errors
     /// [`Lost::Worker`]: the link has ended; the inbox will not hear of this leg.
-    pub fn place(&self, rank: usize, leg: Leg, inbox: Arc<Inbox>) -> Result<(), Lost> {
+    pub fn place(&self, rank: usize, leg: Leg, inbox: Arc<dyn Inbox>) -> Result<(), Lost> {
         let id = leg.id;
         self.table().as_mut().ok_or(Lost::Worker)?.insert(id, Placed { inbox, rank });
         self.ranks[rank].placed.fetch_add(1, Ordering::Relaxed);
@@ -160,16 +185,16 @@ impl Link {
             Road::Local { ranks, .. } => drop(ranks[rank].cast(rank::Msg::Cancel { leg })),
             Road::Remote(worker) => {
                 if !worker.cancel(self.ranks[rank].index, leg) {
-                    self.end(); // what cannot be told to end must end with the stream
+                    // What cannot be told to end must end with the stream. If the actor has ended,
+                    // so has the stream.
+                    let _ = self.actor.cast(Msg::Ended("the worker does not read".to_string()));
                 }
             }
         }
     }
 
     fn forget(&self, leg: LegId) -> Option<usize> {
-        let placed = self.table().as_mut()?.remove(&leg)?;
-        self.ranks[placed.rank].placed.fetch_sub(1, Ordering::Relaxed);
-        Some(placed.rank)
+        self.ended(self.table().as_mut()?, leg).map(|placed| placed.rank)
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -178,57 +203,61 @@ impl Link {
 
     /// Deals a frame out to the inboxes; `false` if the link has ended. Rows of legs that were
     /// cancelled meanwhile are dropped.
-    fn deal(&self, frame: Frame) -> bool {
-        let mut guard = self.table();
-        let Some(table) = guard.as_mut() else { return false };
+    fn deal(&self, frame: Frame, burst: &mut Burst) -> bool {
         if let Some(report) = frame.report
             && let Some(rank) = self.ranks.iter().find(|rank| rank.index == report.rank)
         {
             rank.hear(report);
         }
+        // Inboxes are not called under this lock: they take their own, under which requests call us.
+        let live = self.table().as_mut().map(|table| self.sort(frame, table, burst)).is_some();
+        burst.deal();
+        live
+    }
+
+    /// Finds the inbox of each row; a leg that has ended leaves the table.
+    fn sort(&self, frame: Frame, table: &mut FxHashMap<LegId, Placed>, burst: &mut Burst) {
+        let events = &mut burst.events;
+        let mut put = |placed: Option<&Placed>, leg, event| {
+            events.extend(placed.map(|placed| (placed.inbox.clone(), leg, event)));
+        };
         for leg in frame.accepted {
-            if let Some(placed) = table.get(&leg) {
-                placed.inbox.put(leg, LegEvent::Accepted);
-            }
+            put(table.get(&leg), leg, LegEvent::Accepted);
         }
         for Started { leg, cached_tokens } in frame.started {
-            if let Some(placed) = table.get(&leg) {
-                placed.inbox.put(leg, LegEvent::Started { cached_tokens });
-            }
+            put(table.get(&leg), leg, LegEvent::Started { cached_tokens });
         }
         for TokenOut { leg, token, logprobs, finish } in frame.tokens {
             let event = LegEvent::Token { token, logprobs, finish };
-            if finish.is_some() {
-                self.last_event(table, leg, event);
-            } else if let Some(placed) = table.get(&leg) {
-                placed.inbox.put(leg, event);
+            match finish {
+                None => put(table.get(&leg), leg, event),
+                Some(_) => put(self.ended(table, leg).as_ref(), leg, event),
             }
         }
         for (leg, error) in frame.failed {
-            if let (EngineError::QueueFull { .. }, Some(placed)) = (&error, table.get(&leg)) {
+            let placed = self.ended(table, leg);
+            if let (EngineError::QueueFull { .. }, Some(placed)) = (&error, &placed) {
                 self.ranks[placed.rank].exhaust();
             }
-            self.last_event(table, leg, LegEvent::Failed(error));
+            put(placed.as_ref(), leg, LegEvent::Failed(error));
         }
         for leg in frame.lost {
-            self.last_event(table, leg, LegEvent::Lost(Lost::Sequence));
+            put(self.ended(table, leg).as_ref(), leg, LegEvent::Lost(Lost::Sequence));
         }
-        true
     }
 
-    fn last_event(&self, table: &mut FxHashMap<LegId, Placed>, leg: LegId, event: LegEvent) {
-        if let Some(placed) = table.remove(&leg) {
-            self.ranks[placed.rank].placed.fetch_sub(1, Ordering::Relaxed);
-            placed.inbox.put(leg, event);
-        }
+    fn ended(&self, table: &mut FxHashMap<LegId, Placed>, leg: LegId) -> Option<Placed> {
+        let placed = table.remove(&leg)?;
+        self.ranks[placed.rank].placed.fetch_sub(1, Ordering::Relaxed);
+        Some(placed)
     }
 
     /// Ends the link: every leg on it hears of its loss, once.
     pub fn end(&self) {
         self.close();
         let Some(table) = self.table().take() else { return };
-        for (leg, placed) in table {
-            placed.inbox.put(leg, LegEvent::Lost(Lost::Worker));
-        }
+        let lost =
+            |(leg, placed): (LegId, Placed)| (placed.inbox, leg, LegEvent::Lost(Lost::Worker));
+        Burst { events: table.into_iter().map(lost).collect(), touched: Vec::new() }.deal();
     }
 }

@@ -8,6 +8,8 @@
 //! ```
 //! A leg lives as long as its `Sequence`: whatever ends that actor also frees the leg's KV blocks.
 
+mod credit;
+mod progress;
 pub mod sequence;
 mod thread;
 
@@ -89,10 +91,10 @@ pub struct Args {
     /// Makes the engine.
     pub launch: Launch,
     /// Shared with the `Worker`, which watches it.
-    pub progress: Arc<thread::Progress>,
+    pub progress: Arc<Progress>,
 }
 
-pub use thread::Progress;
+pub use progress::{Patience, Progress};
 
 struct Live {
     sequence: ActorRef<sequence::Msg>,

@@ -5,7 +5,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
@@ -14,12 +13,12 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{Args, Launch, Msg};
+use super::{Args, Launch, Msg, Progress, credit};
 use crate::actors::link::{Frame, LinkId, Report};
 use crate::actors::tree::Counters;
-use crate::engine::{Engine, EngineError, Leg, Load, StepOutput};
+use crate::engine::{Engine, EngineError, Leg, Load, Reach, StepOutput};
 use crate::ids::{LegId, RankIndex};
-use crate::metrics::{Mailboxes, WorkerMetrics};
+use crate::metrics::{Depth, Queued, WorkerMetrics};
 
 /// How soon a full stream is tried again while the engine has nothing to do.
 const RETRY_STREAM: Duration = Duration::from_millis(1);
@@ -39,47 +38,14 @@ pub(super) enum Command {
 /// The way to the thread.
 #[derive(Clone)]
 pub struct Commands {
-    to: std_mpsc::Sender<Command>,
-    mailboxes: Arc<Mailboxes>,
+    to: std_mpsc::Sender<(Command, Queued)>,
+    depth: Arc<Depth>,
 }
 
 impl Commands {
     pub(super) fn send(&self, command: Command) {
         // A thread that is gone has reported why, and holds nothing that could be freed.
-        self.mailboxes.ranks.put();
-        if self.to.send(command).is_err() {
-            self.mailboxes.ranks.taken();
-        }
-    }
-}
-
-/// Whether the thread makes progress, for its `Worker` to watch.
-pub struct Progress {
-    epoch: Instant,
-    /// Milliseconds after `epoch` at which the step under way began, plus one; 0 between steps.
-    busy_since: AtomicU64,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { epoch: Instant::now(), busy_since: AtomicU64::new(0) }
-    }
-}
-
-impl Progress {
-    fn begin(&self) {
-        let since = self.epoch.elapsed().as_millis() as u64 + 1;
-        self.busy_since.store(since, Ordering::Relaxed);
-    }
-
-    fn end(&self) {
-        self.busy_since.store(0, Ordering::Relaxed);
-    }
-
-    /// How long the step under way has taken so far.
-    pub fn stuck_for(&self) -> Option<Duration> {
-        let since = self.busy_since.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(self.epoch.elapsed().saturating_sub(Duration::from_millis(since)))
+        let _ = self.to.send((command, self.depth.put()));
     }
 }
 
@@ -102,17 +68,19 @@ impl Thread {
         let metrics = args.node.metrics.worker(&args.worker_name, args.index);
         metrics.set_generation(args.generation);
         let failures = metrics.clone();
-        let mailboxes = args.node.metrics.mailboxes.clone();
-        let shown = mailboxes.clone();
+        let depth = args.node.metrics.mailboxes.ranks.clone();
         let (index, launch, progress) = (args.index, args.launch.clone(), args.progress.clone());
         std::thread::Builder::new().name(format!("rank-{name}")).spawn(move || {
-            let end = match load(&launch) {
+            progress.turn();
+            let loaded = load(&launch);
+            progress.turn();
+            let end = match loaded {
                 Ok(engine) => {
                     let description = engine.describe();
                     // A rank that is gone closes our inbox, which ends the loop.
                     let _ = rank.cast(Msg::Loaded(description));
-                    let shows = Shows { progress, metrics, counters, mailboxes: shown };
-                    Steps::new(engine, inbox, index, rank.clone(), shows, max_legs).run()
+                    let shows = Shows { progress, metrics, counters };
+                    Steps::new(engine, inbox, index, rank.clone(), shows).run()
                 }
                 Err(error) => Err(error),
             };
@@ -121,7 +89,7 @@ impl Thread {
                 let _ = rank.cast(Msg::EngineLost(error)); // already gone: nobody to tell
             }
         })?;
-        Ok(Self { commands: Commands { to: commands, mailboxes }, max_legs })
+        Ok(Self { commands: Commands { to: commands, depth }, max_legs })
     }
 
     pub(super) fn commands(&self) -> Commands {
@@ -166,6 +134,25 @@ struct Stream {
     link: LinkId,
     frames: mpsc::Sender<Frame>,
     pending: Frame,
+    /// Its legs here.
+    legs: usize,
+    /// The credit that it goes by; 0 if a leg of it was refused since.
+    told: usize,
+}
+
+impl Stream {
+    /// Puts what it may ask for next to what there is to say; `false` if there is nothing to say.
+    fn report(&mut self, mut report: Report, free: usize, links: usize) -> bool {
+        let credit = credit::credit(self.legs, free, links);
+        if self.pending.is_empty() && !credit::is_news(self.told, self.legs, credit) {
+            return false;
+        }
+        report.credit = u32::try_from(credit).unwrap_or(u32::MAX);
+        self.pending.report = Some(report);
+        let refused = |(_, error): &(LegId, EngineError)| error.reach() == Reach::Retry;
+        self.told = if self.pending.failed.iter().any(refused) { 0 } else { credit };
+        true
+    }
 }
 
 /// Where the loop shows what it does.
@@ -173,17 +160,16 @@ struct Shows {
     progress: Arc<Progress>,
     metrics: Arc<WorkerMetrics>,
     counters: Counters,
-    mailboxes: Arc<Mailboxes>,
 }
 
 /// The loop's memory.
 struct Steps {
     engine: Box<dyn Engine>,
-    inbox: std_mpsc::Receiver<Command>,
+    inbox: std_mpsc::Receiver<(Command, Queued)>,
     index: RankIndex,
     rank: ActorRef<Msg>,
     shows: Shows,
-    /// Legs that all front ends together may have here.
+    /// Most legs in the engine, running or waiting.
     max_legs: usize,
     streams: Vec<Stream>,
     /// Which stream each live leg's rows go to.
@@ -202,19 +188,19 @@ enum Flow {
 impl Steps {
     fn new(
         engine: Box<dyn Engine>,
-        inbox: std_mpsc::Receiver<Command>,
+        inbox: std_mpsc::Receiver<(Command, Queued)>,
         index: RankIndex,
         rank: ActorRef<Msg>,
         shows: Shows,
-        max_legs: usize,
     ) -> Self {
+        let description = engine.describe();
         Self {
+            max_legs: description.max_running + description.max_waiting,
             engine,
             inbox,
             index,
             rank,
             shows,
-            max_legs,
             streams: Vec::new(),
             legs: FxHashMap::default(),
             step: StepOutput::default(),
@@ -261,12 +247,11 @@ impl Steps {
         Flow::On
     }
 
-    fn apply(&mut self, command: Command) -> Flow {
-        self.shows.mailboxes.ranks.taken();
+    fn apply(&mut self, (command, _): (Command, Queued)) -> Flow {
         match command {
             Command::Attach { link, frames } => {
-                self.streams.push(Stream { link, frames, pending: Frame::default() });
-                self.grant();
+                let pending = Frame::default();
+                self.streams.push(Stream { link, frames, pending, legs: 0, told: 0 });
             }
             Command::Detach { link } => self.detach(link),
             Command::Admit { leg, link } => self.admit(leg, link),
@@ -274,11 +259,10 @@ impl Steps {
                 self.say(link, |frame| frame.failed.push((leg, error)));
             }
             Command::Abort(leg) => {
-                if self.legs.remove(&leg).is_some() {
+                if self.forget(leg) {
                     self.engine.abort(leg);
                     self.show_load();
                 }
-                self.grant(); // a link without legs here hears of the room in no other way
             }
             Command::Lost { leg, link } => self.say(link, |frame| frame.lost.push(leg)),
             Command::Stop => return Flow::Stop,
@@ -288,28 +272,31 @@ impl Steps {
 
     fn detach(&mut self, link: LinkId) {
         self.streams.retain(|stream| stream.link != link);
-        self.grant();
     }
 
-    /// Shares what the rank can hold among the links, and tells each of them.
-    fn grant(&mut self) {
-        let report = self.report();
-        for stream in &mut self.streams {
-            stream.pending.report = Some(report);
+    fn stream(&mut self, link: LinkId) -> Option<&mut Stream> {
+        self.streams.iter_mut().find(|stream| stream.link == link)
+    }
+
+    /// The leg has ended; `false` if it had before.
+    fn forget(&mut self, leg: LegId) -> bool {
+        let Some(link) = self.legs.remove(&leg) else { return false };
+        if let Some(stream) = self.stream(link) {
+            stream.legs -= 1;
         }
-    }
-
-    fn report(&self) -> Report {
-        let share = self.max_legs / self.streams.len().max(1);
-        Report { rank: self.index, load: self.load, credit: share.max(1) as u32 }
+        true
     }
 
     fn admit(&mut self, leg: Leg, link: LinkId) {
         let id = leg.id;
         match self.engine.admit(leg) {
             Ok(()) => {
-                self.legs.insert(id, link);
-                self.say(link, |frame| frame.accepted.push(id));
+                // The same leg may be admitted twice, and is one.
+                let is_new = self.legs.insert(id, link).is_none();
+                if let Some(stream) = self.stream(link) {
+                    stream.legs += usize::from(is_new);
+                    stream.pending.accepted.push(id);
+                }
             }
             Err(error) => {
                 self.ended.push(id);
@@ -319,7 +306,7 @@ impl Steps {
     }
 
     fn say(&mut self, link: LinkId, add: impl FnOnce(&mut Frame)) {
-        if let Some(stream) = self.streams.iter_mut().find(|stream| stream.link == link) {
+        if let Some(stream) = self.stream(link) {
             add(&mut stream.pending);
         }
     }
@@ -328,10 +315,10 @@ impl Steps {
         let span = tracing::debug_span!("step", rank = self.index.0, legs = self.legs.len());
         let _entered = span.enter();
         let began = Instant::now();
-        self.shows.progress.begin();
+        self.shows.progress.turn();
         let (engine, out) = (&mut self.engine, &mut self.step);
         let done = catch_unwind(AssertUnwindSafe(|| engine.step(out)));
-        self.shows.progress.end();
+        self.shows.progress.turn();
         done.unwrap_or_else(|panic| Err(panicked("step", &*panic)))?;
         self.shows.metrics.steps.inc();
         self.shows.metrics.step.observe(began.elapsed());
@@ -359,9 +346,11 @@ impl Steps {
         } else {
             self.deal_to_many();
         }
-        for leg in &self.ended {
-            self.legs.remove(leg);
+        let ended = std::mem::take(&mut self.ended);
+        for leg in &ended {
+            self.forget(*leg);
         }
+        self.ended = ended;
         self.step.clear();
     }
 
@@ -390,20 +379,20 @@ impl Steps {
             let _ = self.rank.cast(Msg::Ended(std::mem::take(&mut self.ended)));
         }
         let mut closed = Vec::new();
-        let report = self.report();
+        let load = self.engine.load();
+        let free = self.max_legs.saturating_sub(self.legs.len());
+        let report = Report { rank: self.index, load, credit: 0 };
+        let links = self.streams.len();
         for stream in &mut self.streams {
             if stream.frames.is_closed() {
                 closed.push(stream.link);
                 continue;
             }
-            if stream.pending.is_empty() {
+            if !stream.report(report, free, links) {
                 continue;
             }
             match stream.frames.try_reserve() {
-                Ok(place) => {
-                    stream.pending.report = Some(report);
-                    place.send(std::mem::take(&mut stream.pending));
-                }
+                Ok(place) => place.send(std::mem::take(&mut stream.pending)),
                 Err(TrySendError::Full(())) => {} // merged into the next frame
                 Err(TrySendError::Closed(())) => closed.push(stream.link),
             }
@@ -411,14 +400,6 @@ impl Steps {
         for link in closed {
             self.detach(link);
             let _ = self.rank.cast(Msg::LinkClosed(link)); // a rank that is gone has ended its legs
-        }
-    }
-}
-
-impl Drop for Steps {
-    fn drop(&mut self) {
-        while self.inbox.try_recv().is_ok() {
-            self.shows.mailboxes.ranks.taken();
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Choice {
     /// Legs it was placed on, refused ones included.
     attempts: u16,
     accepted: bool,
+    /// What computes its tokens, once a rank has taken it.
+    fingerprint: Option<u64>,
     ended: bool,
     cached_tokens: Option<u32>,
     wants_logprobs: bool,
@@ -60,6 +62,7 @@ impl Choice {
             attempts: 0,
             last_loss: None,
             accepted: false,
+            fingerprint: None,
             ended: false,
             cached_tokens: None,
             wants_logprobs: request.sampling.logprobs.is_some(),
@@ -136,6 +139,13 @@ impl Choice {
 
     pub(super) fn accepted(&mut self) {
         self.accepted = true;
+        let engine = self.leg.as_ref().map(|(link, ..)| link.fingerprint);
+        self.fingerprint = self.fingerprint.or(engine);
+    }
+
+    /// Whether a rank of this link goes on with it as the ones before would have.
+    pub(super) fn fits(&self, link: &Link) -> bool {
+        self.fingerprint.is_none_or(|fingerprint| fingerprint == link.fingerprint)
     }
 
     /// Only the first start counts: a leg after a loss finds more in the cache than the client paid.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::choice::Choice;
+use super::inbox::RequestInbox;
 use crate::actors::failure::Failure;
 use crate::actors::handle::Shared;
-use crate::actors::inbox::{Inbox, Lost};
+use crate::actors::inbox::Lost;
 use crate::actors::models::{ModelView, ServedModel};
 use crate::actors::reply::NewRequest;
 use crate::actors::route::{Seen, least_loaded};
@@ -27,9 +28,6 @@ pub(super) struct Legs {
     pub(super) tell_ranks: bool,
     migrations: u64,
 }
-
-/// How often a choice that has not begun is offered to another rank after a full one.
-const OFFERS: u16 = 3;
 
 /// What to do about a leg that ended without ending its choice.
 pub(super) enum Again {
@@ -72,7 +70,7 @@ impl Legs {
         &self,
         choice: &mut Choice,
         index: usize,
-        inbox: &Arc<Inbox>,
+        inbox: &Arc<RequestInbox>,
     ) -> Result<(), NotPlaced> {
         let limit = self.shared.frontend_config().migration_limit;
         if let Some((losses, last)) = choice.losses().filter(|(losses, _)| *losses > limit) {
@@ -84,6 +82,11 @@ impl Legs {
             return Err(NotPlaced::NoRank("it is not served here any more".to_string()));
         };
         let live = || model.links.iter().filter(|link| link.takes_work());
+        if live().count() > 0 && !self.has_ranks(choice) {
+            let reason = "its ranks are gone, and the others would go on differently";
+            return Err(NotPlaced::NoRank(reason.to_string()));
+        }
+        let live = || live().filter(|link| choice.fits(link));
         let ranks =
             || live().flat_map(|link| link.ranks.iter().enumerate().map(move |r| (link, r)));
         let seen = ranks().map(|(_, (_, rank))| Seen {
@@ -111,6 +114,13 @@ impl Legs {
             return Err(NotPlaced::NoRank(lost.to_string()));
         }
         Ok(())
+    }
+
+    /// Whether there are ranks, full or not, that could go on with the choice.
+    pub(super) fn has_ranks(&self, choice: &Choice) -> bool {
+        let view = self.shared.view.borrow();
+        let mut links = view.model(&self.model.name).into_iter().flat_map(|model| &model.links);
+        links.any(|link| link.takes_work() && choice.fits(link))
     }
 
     /// No rank has room. A client whose answer has begun waits for one; another may come again.
@@ -163,7 +173,7 @@ impl Legs {
             }
             (Reach::Retry, EngineError::QueueFull { waiting, limit }) if !choice.has_begun() => {
                 choice.unplaced();
-                if choice.next_attempt() >= OFFERS {
+                if choice.next_attempt() >= self.shared.frontend_config().offers {
                     return Err(self.too_many(waiting, limit));
                 }
                 Ok(Again::Now)

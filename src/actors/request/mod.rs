@@ -4,8 +4,12 @@
 //! Each of its choices has at most one leg at a time. A leg that is lost is placed again from the
 //! prompt and the tokens already delivered; that is all there is to migration. Cancelling is
 //! stopping this actor: dropping its state cancels the legs.
+//!
+//! The links to the workers bring tokens straight into the state, through its [`inbox`]; what a
+//! token or any other event changes about legs, or about the request's life, the actor decides.
 
 mod choice;
+mod inbox;
 mod legs;
 
 use std::sync::Arc;
@@ -18,21 +22,23 @@ use tracing::{Span, debug, info_span};
 
 use super::failure::Failure;
 use super::handle::Shared;
-use super::inbox::{Inbox, LegEvent};
+use super::inbox::LegEvent;
 use super::models::ServedModel;
 use super::reply::{NewRequest, Reply, Usage};
 use super::requests;
 use super::tree::{Card, CardId, Label};
 use crate::config::Frontend;
+use crate::engine::{FinishReason, TokenLogprobs};
 use crate::ids::{LegId, RequestId};
 use crate::metrics::{Cancellation, ModelMetrics, Outcome};
 use choice::{Choice, Progress};
+use inbox::{Owner, RequestInbox};
 use legs::{Again, Legs, NotPlaced};
 
 /// What a `Request` answers to.
 #[derive(RactorMessage)]
 pub enum Msg {
-    /// The inbox has events.
+    /// Something came that the actor has to decide about.
     Wake,
     /// Place the legs that have no rank: at the start, and when a rank may have become free.
     Place,
@@ -58,6 +64,20 @@ pub struct Args {
     pub request: Box<NewRequest>,
 }
 
+/// What the links brought since the actor last looked.
+#[derive(Default)]
+struct Came {
+    /// What the actor decides about; once there is something, tokens queue up behind it. Bounded by
+    /// what the legs may produce (`max_tokens` each).
+    events: Vec<(LegId, LegEvent)>,
+    /// Tokens taken in and not counted yet.
+    tokens: usize,
+    /// Whether a flush is due.
+    burst: bool,
+    /// Whether the actor has been woken.
+    woken: bool,
+}
+
 /// When things happened, for metrics.
 struct Clock {
     admitted: Instant,
@@ -72,8 +92,7 @@ pub struct State {
     choices: Vec<Choice>,
     accepted: bool,
     reply: Box<dyn Reply>,
-    inbox: Arc<Inbox>,
-    events: Vec<(LegId, LegEvent)>,
+    came: Came,
     requests: ActorRef<requests::Msg>,
     limits: Arc<Frontend>,
     metrics: Arc<ModelMetrics>,
@@ -103,26 +122,26 @@ impl Drop for State {
     }
 }
 
-/// A request waits for a rank. While one does that has begun, new ones stand back.
+/// A request waits for a rank.
 struct Waiting {
     since: Instant,
-    begun: Option<Arc<ServedModel>>,
+    /// While it waits for room.
+    first: Option<First>,
 }
 
-impl Waiting {
-    fn new(model: &Arc<ServedModel>, begun: bool) -> Self {
-        if begun {
-            model.begun_waiting.fetch_add(1, Ordering::Relaxed);
-        }
-        Self { since: Instant::now(), begun: begun.then(|| model.clone()) }
+/// A request that has begun waits for room: new ones stand back meanwhile.
+struct First(Arc<ServedModel>);
+
+impl First {
+    fn new(model: &Arc<ServedModel>) -> Self {
+        model.begun_waiting.fetch_add(1, Ordering::Relaxed);
+        Self(model.clone())
     }
 }
 
-impl Drop for Waiting {
+impl Drop for First {
     fn drop(&mut self) {
-        if let Some(model) = &self.begun {
-            model.begun_waiting.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.0.begun_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -153,8 +172,7 @@ impl State {
             metrics: shared.node.metrics.model(&request.model.name),
             legs: Legs::new(shared, id, &request),
             reply: request.reply,
-            inbox: Arc::new(Inbox::new(myself.clone())),
-            events: Vec::new(),
+            came: Came::default(),
             requests,
             clock: Clock { admitted: now, first_token: None, last_token: now, queued: true },
             waiting: None,
@@ -175,15 +193,15 @@ impl State {
     }
 
     /// Places every choice that has no leg and has not ended.
-    fn place(&mut self, myself: &ActorRef<Msg>) -> Flow {
+    fn place(&mut self, inbox: &Arc<RequestInbox>) -> Flow {
         for index in 0..self.choices.len() {
             if !self.choices[index].needs_leg() {
                 continue;
             }
-            match self.legs.place(&mut self.choices[index], index, &self.inbox) {
+            match self.legs.place(&mut self.choices[index], index, inbox) {
                 Ok(()) => {}
                 Err(NotPlaced::Failed(failure)) => return self.fail(&failure),
-                Err(NotPlaced::NoRank(reason)) => return self.await_rank(myself, reason),
+                Err(NotPlaced::NoRank(reason)) => return self.await_rank(&inbox.actor, reason),
             }
         }
         self.card.state("running");
@@ -192,9 +210,15 @@ impl State {
 
     /// Waits for a rank, but not for ever.
     fn await_rank(&mut self, myself: &ActorRef<Msg>, reason: String) -> Flow {
-        let begun = self.choices.iter().any(Choice::has_begun);
-        let model = &self.legs.model;
-        let waiting = self.waiting.get_or_insert_with(|| Waiting::new(model, begun));
+        let (choices, legs) = (&self.choices, &self.legs);
+        let for_room = choices.iter().any(|choice| choice.has_begun() && legs.has_ranks(choice));
+        let since = Instant::now();
+        let waiting = self.waiting.get_or_insert(Waiting { since, first: None });
+        if !for_room {
+            waiting.first = None;
+        } else if waiting.first.is_none() {
+            waiting.first = Some(First::new(&legs.model));
+        }
         if waiting.since.elapsed() >= self.limits.no_rank_wait {
             let retry_after = self.limits.retry_after;
             let model = self.legs.model.name.clone();
@@ -208,20 +232,18 @@ impl State {
         Flow::On
     }
 
-    /// Takes in what the legs' ranks said.
-    fn wake(&mut self, myself: &ActorRef<Msg>) -> Flow {
-        let mut events = std::mem::take(&mut self.events);
-        self.inbox.take(&mut events);
+    /// Takes in what the legs' ranks said, and decides what follows from it.
+    fn wake(&mut self, inbox: &Arc<RequestInbox>) -> Flow {
+        self.came.woken = false;
+        let mut events = std::mem::take(&mut self.came.events);
         let now = Instant::now();
         let mut again = None;
-        let mut tokens = 0;
         let mut flow = Flow::On;
         for (leg, event) in events.drain(..) {
             let choice = usize::from(leg.choice);
             if !self.choices[choice].is_on(leg) {
                 continue; // what an earlier leg of this choice still said
             }
-            tokens += usize::from(matches!(event, LegEvent::Token { .. }));
             match self.event(choice, event, now) {
                 Ok(None) => {}
                 Ok(Some(Again::Now)) => again = again.or(Some(Again::Now)),
@@ -232,16 +254,16 @@ impl State {
                 }
             }
         }
-        self.events = events;
+        self.came.events = events;
         if let Flow::Ended = flow {
             return flow;
         }
-        self.count(tokens, now);
+        self.count(now);
         self.accept();
         let flow = match again {
             None => Flow::On,
-            Some(Again::Now) => self.place(myself),
-            Some(Again::Later(reason)) => self.await_rank(myself, reason),
+            Some(Again::Now) => self.place(inbox),
+            Some(Again::Later(reason)) => self.await_rank(&inbox.actor, reason),
         };
         if let Flow::Ended = flow {
             return flow;
@@ -274,11 +296,7 @@ impl State {
                 }
             }
             LegEvent::Token { token, logprobs, finish } => {
-                let text = &self.legs.model.text;
-                let progress = choice.token(text, token, logprobs, finish, index, &mut *self.reply);
-                if let Progress::Finished(reason) = progress {
-                    self.reply.finished(index, reason);
-                }
+                self.token(index, token, logprobs, finish);
             }
             LegEvent::Failed(error) => return self.legs.failed(choice, error).map(Some),
             LegEvent::Lost(lost) => {
@@ -290,7 +308,24 @@ impl State {
         Ok(None)
     }
 
-    fn count(&mut self, tokens: usize, now: Instant) {
+    /// Takes in a token of a choice.
+    fn token(
+        &mut self,
+        index: usize,
+        token: u32,
+        logprobs: Option<Box<TokenLogprobs>>,
+        finish: Option<FinishReason>,
+    ) {
+        self.came.tokens += 1;
+        let (text, reply) = (&self.legs.model.text, &mut *self.reply);
+        let progress = self.choices[index].token(text, token, logprobs, finish, index, reply);
+        if let Progress::Finished(reason) = progress {
+            self.reply.finished(index, reason);
+        }
+    }
+
+    fn count(&mut self, now: Instant) {
+        let tokens = std::mem::take(&mut self.came.tokens);
         if tokens == 0 {
             return;
         }
@@ -299,7 +334,8 @@ impl State {
             self.metrics.ttft.observe(now - self.clock.admitted);
         } else {
             // Tokens of several choices, or of several steps, came at once: share the gap.
-            let gap = (now - self.clock.last_token) * self.choices.len() as u32 / tokens as u32;
+            let going_on = self.choices.iter().filter(|choice| !choice.has_ended()).count().max(1);
+            let gap = (now - self.clock.last_token) * going_on as u32 / tokens as u32;
             for _ in 0..tokens {
                 self.metrics.inter_token_latency.observe(gap);
             }
@@ -323,8 +359,7 @@ impl State {
             self.reply.flush();
             return Flow::Ended;
         }
-        self.reply.flush();
-        let (unread, limit) = (self.reply.backlog(), self.limits.stream_buffer_bytes);
+        let (unread, limit) = (self.reply.flush(), self.limits.stream_buffer_bytes);
         if unread > limit {
             self.cancelled(Cancellation::SlowClient);
             return self.fail(&Failure::SlowClient { unread, limit });
@@ -367,31 +402,32 @@ pub struct Request;
 
 impl Actor for Request {
     type Msg = Msg;
-    type State = State;
+    type State = Owner;
     type Arguments = Args;
 
     async fn pre_start(
         &self,
         myself: ActorRef<Msg>,
         args: Args,
-    ) -> Result<State, ActorProcessingErr> {
+    ) -> Result<Owner, ActorProcessingErr> {
         myself.cast(Msg::Place)?;
-        Ok(State::new(&myself, args))
+        let state = State::new(&myself, args);
+        Ok(Owner(RequestInbox::new(myself, state)))
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Msg>,
         message: Msg,
-        state: &mut State,
+        Owner(inbox): &mut Owner,
     ) -> Result<(), ActorProcessingErr> {
-        let flow = match message {
-            Msg::Wake => state.wake(&myself),
-            Msg::Place => state.place(&myself),
+        let flow = inbox.decide(|state| match message {
+            Msg::Wake => state.wake(inbox),
+            Msg::Place => state.place(inbox),
             Msg::ClientGone => state.client_gone(),
             Msg::TimedOut => state.timed_out(),
             Msg::CutOff => state.cut_off(),
-        };
+        })?;
         if let Flow::Ended = flow {
             myself.stop(None);
         }
@@ -402,7 +438,7 @@ impl Actor for Request {
         &self,
         _: ActorRef<Msg>,
         _: SupervisionEvent,
-        _: &mut State,
+        _: &mut Owner,
     ) -> Result<(), ActorProcessingErr> {
         Ok(()) // it has no children
     }

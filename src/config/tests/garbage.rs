@@ -5,7 +5,7 @@ use proptest::test_runner::{Config as Runs, TestRunner};
 
 use crate::config::host::Host;
 use crate::config::read::{Profile, check};
-use crate::config::schema::KEYS;
+use crate::config::schema::keys;
 
 fn host() -> Host {
     Host { env: |_| None, cores: 1, name: "h".into(), models: Vec::new() }
@@ -55,8 +55,8 @@ fn piece() -> impl Strategy<Value = String> {
         "sha256:",
     ];
     let words: Vec<String> =
-        KEYS.iter().flat_map(|key| key.name.split('.')).map(str::to_owned).collect();
-    let dotted: Vec<String> = KEYS.iter().map(|key| format!("{}: ", key.name)).collect();
+        keys().flat_map(|key| key.name.split('.')).map(str::to_owned).collect();
+    let dotted: Vec<String> = keys().map(|key| format!("{}: ", key.name)).collect();
     prop_oneof![
         4 => proptest::sample::select(marks.to_vec()).prop_map(str::to_owned),
         2 => proptest::sample::select(words),

@@ -10,7 +10,7 @@ use expect_test::{Expect, expect};
 
 use crate::config::host::Host;
 use crate::config::read::{check, load_on};
-use crate::config::schema::{self, KEYS, Kind, Preset};
+use crate::config::schema::{self, Kind, Preset, keys};
 use crate::config::*;
 
 const MODEL: &str = "models/cuelight-tiny";
@@ -158,7 +158,7 @@ fn surroundings(key: &str) -> Vec<String> {
 fn every_key_changes_the_configuration() {
     // These need files, or others of their kind; tests of their own see to them.
     let apart = |name: &str| name.contains(".tls.") || name == "cluster.cookie";
-    for key in KEYS.iter().filter(|key| !apart(key.name)) {
+    for key in keys().filter(|key| !apart(key.name)) {
         let mut sets = surroundings(key.name);
         let as_str = |sets: &[String]| accepted("", &sets.iter().map(|s| &**s).collect::<Vec<_>>());
         let default = match key.name {
@@ -174,8 +174,7 @@ fn every_key_changes_the_configuration() {
 #[test]
 fn every_default_that_is_a_value_keeps_its_own_rule_and_changes_nothing() {
     let default = accepted("", &["cluster.cookie=env:COOKIE"]);
-    let (mut sets, mut pool): (Vec<_>, Vec<_>) = KEYS
-        .iter()
+    let (mut sets, mut pool): (Vec<_>, Vec<_>) = keys()
         .filter_map(|key| match key.default {
             Preset::Is(value) => Some(format!("{}={value}", key.name)),
             Preset::Words(_) => None,
@@ -211,7 +210,7 @@ fn metrics_that_keys_point_to_exist() {
     metrics.restarted("worker");
     metrics.set_limits(accepted("", &[]).limits());
     let text = metrics.encode();
-    for key in KEYS.iter().filter(|key| !key.metric.is_empty()) {
+    for key in keys().filter(|key| !key.metric.is_empty()) {
         let family = key.metric.trim_end_matches("_total");
         assert!(text.contains(&format!("# TYPE {family} ")), "{} of {}", key.metric, key.name);
     }

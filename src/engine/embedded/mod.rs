@@ -72,6 +72,7 @@ impl<M: Model> Engine for Embedded<M> {
         let limits = self.scheduler.limits();
         Description {
             kind: self.model.kind().into(),
+            fingerprint: self.model.fingerprint(),
             context: self.shape.context,
             vocab: self.shape.vocab,
             block_tokens: self.shape.block_tokens,

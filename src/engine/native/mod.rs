@@ -33,7 +33,7 @@ pub use error::{HeaderError, LoadError};
 use crate::engine::EngineError;
 use crate::engine::model::{Batch, Model, Produced, Shape};
 use backend::Geometry;
-use checkpoint::Config;
+use checkpoint::{Config, Weights};
 use cpu::Cpu;
 use model::Transformer;
 
@@ -109,6 +109,7 @@ pub enum Precision {
 pub struct NativeModel {
     transformer: Transformer<Cpu>,
     shape: Shape,
+    fingerprint: u64,
 }
 
 impl NativeModel {
@@ -128,14 +129,21 @@ impl NativeModel {
             blocks: shape.blocks as usize,
         };
         let cpu = Cpu::new(options.threads, options.instructions, options.precision, geometry)?;
-        let transformer = weights::load(dir, &config, shape.vocab, cpu)?;
-        Ok(Self { transformer, shape })
+        let weights = Weights::open(dir)?;
+        let seed = u64::from(options.precision == Precision::F32);
+        let fingerprint = config.fingerprint(weights.fingerprint(seed));
+        let transformer = weights::load(&weights, &config, shape.vocab, cpu)?;
+        Ok(Self { transformer, shape, fingerprint })
     }
 }
 
 impl Model for NativeModel {
     fn kind(&self) -> &'static str {
         "native"
+    }
+
+    fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
     fn shape(&self) -> Shape {

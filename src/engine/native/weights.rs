@@ -1,7 +1,5 @@
 //! From a checkpoint's tensors to a [`Transformer`]: names, shapes, what is fused with what.
 
-use std::path::Path;
-
 use super::backend::{Attention, Backend};
 use super::checkpoint::{Config, Tensor, Weights};
 use super::error::LoadError;
@@ -9,12 +7,11 @@ use super::model::{Activations, Layer, Transformer};
 
 /// Loads all weights into the backend. `vocab` rows of the embedding and the output are kept.
 pub(super) fn load<B: Backend>(
-    dir: &Path,
+    weights: &Weights,
     config: &Config,
     vocab: usize,
     mut backend: B,
 ) -> Result<Transformer<B>, LoadError> {
-    let weights = Weights::open(dir)?;
     let (hidden, all) = (config.hidden, config.vocab);
     let embedding = weights.tensor("model.embed_tokens.weight", &[all, hidden])?;
     let embedding = backend.matrix(&[embedding.cut(vocab, hidden)], hidden, &[])?;
@@ -26,7 +23,7 @@ pub(super) fn load<B: Backend>(
     };
     let norm = backend.vector(&weights.tensor("model.norm.weight", &[hidden])?)?;
     let layers = (0..config.layers())
-        .map(|index| layer(&weights, config, index, &mut backend))
+        .map(|index| layer(weights, config, index, &mut backend))
         .collect::<Result<Vec<_>, _>>()?;
     let q_dim = config.heads * config.head_dim;
     let rows = Activations {

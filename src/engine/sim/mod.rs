@@ -11,6 +11,8 @@ mod tests;
 
 use std::ops::Range;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::EngineError;
 use super::model::{Batch, Model, Produced, Shape, Span};
 use crate::ids::BlockId;
@@ -176,6 +178,13 @@ impl SimModel {
 impl Model for SimModel {
     fn kind(&self) -> &'static str {
         "sim"
+    }
+
+    fn fingerprint(&self) -> u64 {
+        let SimConfig { seed, answers, eos, .. } = &self.config;
+        let (eos, after) = eos.unwrap_or_default();
+        let parts = [*seed, answers.start.into(), answers.end.into(), eos.into(), after.into()];
+        xxh3_64(parts.map(u64::to_le_bytes).as_flattened())
     }
 
     fn shape(&self) -> Shape {

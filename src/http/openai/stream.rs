@@ -240,12 +240,8 @@ impl Reply for StreamReply {
         self.end();
     }
 
-    fn flush(&mut self) {
-        self.outlet.flush();
-    }
-
-    fn backlog(&self) -> usize {
-        self.outlet.backlog()
+    fn flush(&mut self) -> usize {
+        self.outlet.flush()
     }
 }
 

@@ -128,10 +128,8 @@ impl Reply for UnaryReply {
         }
     }
 
-    fn flush(&mut self) {}
-
     /// Nothing waits for the connection before the answer is whole.
-    fn backlog(&self) -> usize {
+    fn flush(&mut self) -> usize {
         0
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use http_body_util::BodyExt;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::oneshot;
 
 use super::{Head, Kind, StreamOptions, StreamReply, UnaryReply};
@@ -40,7 +41,7 @@ fn streamed(
     options: StreamOptions,
     tell: impl FnOnce(&mut StreamReply),
 ) -> String {
-    let (outlet, outbox) = outbox();
+    let (outlet, outbox) = outbox(Gauge::default());
     let (begun, mut begins) = oneshot::channel();
     let mut reply = StreamReply::new(&head(kind), choices, options, outlet, begun);
     reply.accepted();
@@ -181,7 +182,7 @@ fn a_stream_that_breaks_ends_in_an_error_and_never_in_done() {
 #[test]
 fn a_request_that_fails_before_it_is_accepted_says_so_instead_of_streaming() {
     for killed in [false, true] {
-        let (outlet, outbox) = outbox();
+        let (outlet, outbox) = outbox(Gauge::default());
         let (begun, mut begins) = oneshot::channel();
         let options = StreamOptions::default();
         let mut reply = StreamReply::new(&head(Kind::Chat), 1, options, outlet, begun);

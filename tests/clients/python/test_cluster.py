@@ -59,14 +59,15 @@ def slow_down(*workers, ms=4):
 def trio(cluster):
     """A front end and two workers whose steps take a few milliseconds."""
     front = cluster.frontend(cluster__failure_detection_ms=600)
-    sets = dict(cluster__failure_detection_ms=600, supervision__restarts=100)
+    sets = dict(cluster__failure_detection_ms=600, supervision__restarts=100, worker__step_timeout_s=1)
     workers = [cluster.worker(f"w{i}", **sets) for i in (1, 2)]
     cluster.wait_for_ranks(front, 2)
     slow_down(*workers)
     return front, {worker.name: worker for worker in workers}
 
 
-@pytest.mark.parametrize("fault", ["crash", "stop", "drain", "engine_panic", "step_fails", "kill Rank", "kill Cluster"])
+@pytest.mark.parametrize("fault", ["crash", "stop", "drain", "engine_panic", "step_fails", "step_hangs", "kill Rank",
+                                   "kill Cluster"])
 def test_an_answer_is_the_same_whatever_happens_to_its_worker(cluster, trio, fault):
     front, workers = trio
 
@@ -79,6 +80,8 @@ def test_an_answer_is_the_same_whatever_happens_to_its_worker(cluster, trio, fau
             worker.send(signal.SIGTERM)
         elif fault.startswith("kill "):
             worker.inject("kill_actor", kind=fault.split()[1])
+        elif fault == "step_hangs":
+            worker.inject(fault, ms=3_600_000)
         else:
             worker.inject(fault)
 
@@ -108,6 +111,10 @@ def test_an_answer_is_the_same_whatever_happens_to_its_worker(cluster, trio, fau
     assert front.metric("cuelight_requests_total", outcome="failed") == 0.0
     for node in (front, *workers.values()):
         node.wait_until_idle()
+    if fault == "step_hangs":  # nothing else frees what a hung engine holds
+        replaced = [worker.log_text().count("replacing this process") for worker in workers.values()]
+        assert sum(replaced) == len(ANSWERS)
+        assert all(worker.metric("cuelight_hung_engines") == 0.0 for worker in workers.values())
 
 
 def test_nodes_form_one_tree_and_both_front_ends_use_all_workers(cluster):
@@ -270,6 +277,9 @@ def test_a_stopped_worker_is_noticed_in_time_and_rejoins_without_its_legs(cluste
 @pytest.mark.parametrize("sets, words", [
     ({"worker.block_tokens": 32}, "KV blocks"),
     ({"worker.max_context": 512}, "context"),
+    ({"worker.engine": "sim"}, "worker.engine"),
+    ({"worker.precision": "f32"}, "worker.precision"),
+    ({"worker.model": f"models/{MODEL}-draft", "worker.served_name": MODEL}, "other answers"),
 ])
 def test_a_worker_that_does_not_fit_is_refused_and_health_says_why(cluster, sets, words):
     front = cluster.frontend()

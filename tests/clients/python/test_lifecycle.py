@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import threading
 import time
@@ -10,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from cuelight_server import MODEL, SLOW, client_of, eventually
+from cuelight_server import BINARY, MODEL, REPOSITORY, SLOW, Server, client_of, eventually, free_port
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 PARIS = "The capital of France is Paris."
@@ -134,3 +136,33 @@ def test_many_clients_at_once_are_all_answered(server):
         thread.join()
     assert not wrong
     server.wait_until_idle()
+
+
+def test_a_checkpoint_that_does_not_load_in_time_ends_the_node_with_words(tmp_path):
+    model = tmp_path / "cuelight-tiny"
+    shutil.copytree(REPOSITORY / "models/cuelight-tiny", model)
+    (model / "model.safetensors").unlink()
+    os.mkfifo(model / "model.safetensors")  # a file system that does not answer
+    command = [BINARY, "serve", "--model", model, "--set", f"frontend.http=127.0.0.1:{free_port()}",
+               "--set", "worker.load_timeout_s=0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 70, done
+    assert "worker.load_timeout_s" in done.stderr and "0.5 s" in done.stderr
+
+
+def test_a_node_with_clients_leaves_one_hung_engine_behind_and_ends_at_the_next(tmp_path):
+    sets = {"faults.enabled": "true", "worker.step_timeout_s": "0.3", "supervision.restarts": 100}
+    server = Server(tmp_path, sets).wait_until_ready()
+
+    def hang():
+        fault = {"fault": "step_hangs", "ms": 3_600_000}
+        assert httpx.post(f"{server.origin}/debug/faults", json=fault).status_code == 200
+    hang()
+    with client_of(server, max_retries=0) as client:
+        assert answer_of(client) == PARIS  # migrated to the next generation
+    eventually("the gauge shows it", lambda: server.metric("cuelight_hung_engines") == 1.0)
+    hang()
+    with client_of(server) as client, pytest.raises((openai.APIConnectionError, openai.APIStatusError)):
+        answer_of(client)
+    assert server.process.wait(timeout=20) == 70
+    assert "giving up" in server.log_text()

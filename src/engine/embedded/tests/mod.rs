@@ -44,6 +44,10 @@ impl Model for LogitModel {
         "logits"
     }
 
+    fn fingerprint(&self) -> u64 {
+        0
+    }
+
     fn shape(&self) -> Shape {
         self.sim.shape()
     }

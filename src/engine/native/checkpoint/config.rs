@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::fields::Fields;
 use super::rope::Rope;
 use crate::engine::native::error::LoadError;
@@ -68,6 +70,11 @@ pub(in crate::engine::native) struct Config {
 }
 
 impl Config {
+    /// Hash of all that was read, on top of `seed`.
+    pub(in crate::engine::native) fn fingerprint(&self, seed: u64) -> u64 {
+        xxh3_64_with_seed(format!("{self:?}").as_bytes(), seed)
+    }
+
     /// Reads and checks `config.json` of a checkpoint directory.
     pub(in crate::engine::native) fn read(dir: &Path) -> Result<Self, LoadError> {
         let fields = Fields::read(

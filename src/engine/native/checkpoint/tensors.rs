@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::ffi;
 use super::fields::Fields;
@@ -18,6 +19,9 @@ use crate::engine::native::error::{HeaderError, LoadError};
 const PREFIX: usize = 8;
 /// Largest accepted header; the format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
+
+/// Bytes of one sample of a tensor for the fingerprint.
+const SAMPLE: usize = 4096;
 
 const ONE_FILE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -166,6 +170,28 @@ impl Weights {
             return Err(fields.wrong("weight_map", "must name the file of each tensor"));
         }
         Ok(Self { shards, index: Some((index, shard_of)) })
+    }
+
+    /// Hash of the tensors' names and shapes and of samples of each one's values: weights that were
+    /// trained differently have another one, and nothing has to be read in full.
+    pub(in crate::engine::native) fn fingerprint(&self, seed: u64) -> u64 {
+        let tensors = self.shards.iter().flat_map(|shard| {
+            shard
+                .tensors
+                .iter()
+                .map(|(name, entry)| (name, entry, &shard.bytes[entry.bytes.clone()]))
+        });
+        let mut tensors: Vec<_> = tensors.collect();
+        tensors.sort_by_key(|(name, ..)| *name);
+        let mut hash = Xxh3::with_seed(seed);
+        for (name, entry, bytes) in tensors {
+            hash.update(format!("{name} {} {:?}", entry.dtype, entry.shape).as_bytes());
+            let middle = bytes.len() / 2;
+            for from in [0, middle, bytes.len().saturating_sub(SAMPLE)] {
+                hash.update(&bytes[from..bytes.len().min(from + SAMPLE)]);
+            }
+        }
+        hash.digest()
     }
 
     /// The tensor of this name, which must have this shape.

@@ -1,59 +1,21 @@
 //! The table of all keys: parsing, suggestions, limits and the reference come from here.
 
+mod cluster;
+
 use super::schema::Preset::{Is, Words};
-use super::schema::TimeUnit::{Micros, Millis, Seconds};
-use super::schema::{Item, Key, Kind};
-use super::{Cluster, Config, Frontend, Worker};
-
-const fn whole(min: u64, max: u64) -> Kind {
-    Kind::Whole { min, max, step: 1 }
-}
-
-const fn seconds(min: f64, max: f64) -> Kind {
-    Kind::Time { unit: Seconds, min, max }
-}
-
-const fn micros(max: f64) -> Kind {
-    Kind::Time { unit: Micros, min: 0.0, max }
-}
-
-fn frontend(config: &Config, limit: fn(&Frontend) -> f64) -> Option<f64> {
-    config.frontend.as_ref().map(limit)
-}
-
-fn worker(config: &Config, limit: fn(&Worker) -> f64) -> Option<f64> {
-    config.worker.as_ref().map(limit)
-}
-
-fn cluster(config: &Config, limit: fn(&Cluster) -> f64) -> Option<f64> {
-    config.cluster.as_ref().map(limit)
-}
-
-const fn millis(min: f64, max: f64) -> Kind {
-    Kind::Time { unit: Millis, min, max }
-}
-
-/// Whether this is a host and a port.
-fn is_host_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    !host.is_empty() && !text.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
-}
-
-const HOST_PORT: Item = Item { rule: "host and port such as 10.0.0.1:7000", holds: is_host_port };
-const MODEL: Item = Item {
-    rule: "the directory of a Hugging Face checkpoint, or NAME=DIRECTORY",
-    holds: |text| !text.is_empty() && !text.contains('\0'),
-};
-const ENDPOINT: Item = Item {
-    rule: "http://host:port",
-    holds: |text| text.strip_prefix("http://").is_some_and(is_host_port),
-};
+use super::schema::TimeUnit::Millis;
+use super::schema::{Key, Kind, MODEL, frontend, micros, seconds, whole, worker};
 
 const MIB: u64 = 1 << 20;
 const DAY_S: f64 = 86_400.0;
 const CORES: &str = "the number of cores";
 
-pub(super) const KEYS: &[Key] = &[
+/// All keys, in the order of the reference.
+pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
+    [NODE, cluster::KEYS, SUPERVISION].into_iter().flatten()
+}
+
+const NODE: &[Key] = &[
     Key::new("node.name", Kind::Text, Words("the host's name"), "name in the tree and in traces"),
     Key::new(
         "node.drain_timeout_s",
@@ -63,6 +25,13 @@ pub(super) const KEYS: &[Key] = &[
     )
     .metric("cuelight_requests_active")
     .limit(|c| Some(c.node.drain_timeout.as_secs_f64())),
+    Key::new(
+        "node.stop_timeout_s",
+        seconds(0.0, 3600.0),
+        Is("2"),
+        "how long the end may take after that: last writes, the entry in discovery, the tree",
+    )
+    .limit(|c| Some(c.node.stop_timeout.as_secs_f64())),
     Key::new("node.runtime_threads", whole(1, 1024), Words(CORES), "threads that serve clients")
         .advice("leave it out to follow the number of cores")
         .limit(|c| Some(c.node.runtime_threads as f64)),
@@ -191,6 +160,29 @@ pub(super) const KEYS: &[Key] = &[
     .advice("1048576 is 1 MiB")
     .metric("cuelight_stream_backlog_bytes")
     .limit(|c| frontend(c, |f| f.stream_buffer_bytes as f64)),
+    Key::new(
+        "frontend.backlog",
+        whole(1, 65_535),
+        Is("4096"),
+        "connections that wait in the kernel to be accepted; `net.core.somaxconn` caps it",
+    )
+    .limit(|c| frontend(c, |f| f.backlog.into())),
+    Key::new(
+        "frontend.admit_timeout_s",
+        seconds(0.01, 3600.0),
+        Is("10"),
+        "how long admission may take before the request gets 503",
+    )
+    .metric("cuelight_mailbox_deepest")
+    .limit(|c| frontend(c, |f| f.admit_timeout.as_secs_f64())),
+    Key::new(
+        "frontend.offers",
+        whole(1, 1000),
+        Is("3"),
+        "full ranks that a new choice is offered to before its request gets 429",
+    )
+    .metric("cuelight_http_refused_total")
+    .limit(|c| frontend(c, |f| f.offers.into())),
     Key::new(
         "frontend.retry_after_s",
         seconds(0.0, DAY_S),
@@ -337,6 +329,22 @@ pub(super) const KEYS: &[Key] = &[
     )
     .metric("cuelight_step_seconds")
     .limit(|c| worker(c, |w| w.step_timeout.as_secs_f64())),
+    Key::new(
+        "worker.load_timeout_s",
+        seconds(0.01, 7.0 * DAY_S),
+        Is("1800"),
+        "loading that takes longer loses the worker",
+    )
+    .limit(|c| worker(c, |w| w.load_timeout.as_secs_f64())),
+    Key::new(
+        "worker.max_hung_engines",
+        whole(0, 1000),
+        Is("1"),
+        "engines that stand still and are left behind in a process that also has a front end; with \
+         one more it ends. A process without a front end is replaced at once",
+    )
+    .metric("cuelight_hung_engines")
+    .limit(|c| worker(c, |w| w.max_hung_engines as f64)),
     Key::new("worker.sim.step_us", micros(1e9), Is("0"), "time of every step of `sim`"),
     Key::new("worker.sim.prefill_us_per_token", micros(1e9), Is("0"), "and for each prompt token"),
     Key::new("worker.sim.decode_us_per_leg", micros(1e9), Is("0"), "and for each decoding leg"),
@@ -347,123 +355,9 @@ pub(super) const KEYS: &[Key] = &[
         "divides all these times",
     ),
     Key::new("worker.sim.seed", whole(0, u64::MAX), Is("0"), "seed of the invented tokens"),
-    Key::new(
-        "cluster.listen",
-        Kind::Address,
-        Is("127.0.0.1:7000"),
-        "address where other nodes connect; 0.0.0.0 needs `cluster.advertise`",
-    ),
-    Key::new(
-        "cluster.advertise",
-        Kind::List(HOST_PORT),
-        Words("`cluster.listen`"),
-        "host and port that other nodes dial",
-    ),
-    Key::new(
-        "cluster.cookie",
-        Kind::Secret,
-        Words("none; it must be given"),
-        "secret that all nodes share: `env:NAME` or `file:PATH`",
-    ),
-    Key::new(
-        "cluster.failure_detection_ms",
-        millis(200.0, 60_000.0),
-        Is("2000"),
-        "how soon a node that stands still or cannot be reached is taken for lost",
-    )
-    .metric("cuelight_cluster_lost_total")
-    .limit(|c| cluster(c, |n| n.failure_detection.as_secs_f64() * 1e3)),
-    Key::new(
-        "cluster.handshake_timeout_s",
-        seconds(0.1, 60.0),
-        Is("5"),
-        "how long a connection may take until both ends know each other",
-    )
-    .metric("cuelight_cluster_turned_away_total")
-    .limit(|c| cluster(c, |n| n.handshake_timeout.as_secs_f64())),
-    Key::new(
-        "cluster.max_handshakes",
-        whole(1, 65_536),
-        Is("64"),
-        "connections that have not proved yet that they belong here",
-    )
-    .metric("cuelight_cluster_turned_away_total")
-    .limit(|c| cluster(c, |n| n.max_handshakes as f64)),
-    Key::new(
-        "cluster.max_frame_bytes",
-        whole(65_536, 1 << 30),
-        Is("16777216"),
-        "largest message between nodes; a longer one ends the connection",
-    )
-    .advice("16777216 is 16 MiB")
-    .limit(|c| cluster(c, |n| n.max_frame as f64)),
-    Key::new("cluster.redial_ms", millis(1.0, 60_000.0), Is("50"), "wait before dialling again"),
-    Key::new(
-        "cluster.redial_max_ms",
-        millis(1.0, 600_000.0),
-        Is("1000"),
-        "the longest such wait; it doubles with each attempt",
-    ),
-    Key::new(
-        "cluster.tls.cert",
-        Kind::Path,
-        Words("none: plain TCP"),
-        "PEM file with this node's certificate chain; needs `cluster.tls.key` and `cluster.tls.ca`",
-    ),
-    Key::new(
-        "cluster.tls.key",
-        Kind::Path,
-        Words("none: plain TCP"),
-        "PEM file with this node's private key",
-    ),
-    Key::new(
-        "cluster.tls.ca",
-        Kind::Path,
-        Words("none: plain TCP"),
-        "PEM file with the authority that signs all nodes' certificates",
-    ),
-    Key::new(
-        "cluster.tls.name",
-        Kind::Text,
-        Is("cuelight"),
-        "DNS name that every node's certificate carries",
-    ),
-    Key::new(
-        "cluster.discovery",
-        Kind::Choice(&["static", "file", "etcd"]),
-        Is("static"),
-        "where nodes find each other: `cluster.seeds`, `cluster.directory` or `cluster.etcd`",
-    ),
-    Key::new(
-        "cluster.seeds",
-        Kind::List(HOST_PORT),
-        Words("none"),
-        "nodes to dial; one that is up is enough, the others are learnt from it",
-    ),
-    Key::new(
-        "cluster.directory",
-        Kind::Path,
-        Words("none"),
-        "directory that all nodes share, for `cluster.discovery: file`",
-    ),
-    Key::new(
-        "cluster.ttl_s",
-        seconds(0.5, 3600.0),
-        Is("10"),
-        "how long the entry of a dead node stays in the directory or in etcd",
-    ),
-    Key::new(
-        "cluster.etcd.endpoints",
-        Kind::List(ENDPOINT),
-        Words("none"),
-        "members of etcd, for `cluster.discovery: etcd`",
-    ),
-    Key::new(
-        "cluster.etcd.prefix",
-        Kind::Text,
-        Is("/cuelight"),
-        "where the nodes of this cluster are in etcd",
-    ),
+];
+
+const SUPERVISION: &[Key] = &[
     Key::new(
         "supervision.restarts",
         whole(0, 1000),
