@@ -1,6 +1,6 @@
 //! How fast a remote rank frees what a leg held once the client has left.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::task::block_in_place;
@@ -16,9 +16,14 @@ const RUNNING: usize = 2;
 const USED: &str = "cuelight_kv_blocks_used";
 const WAITING: &str = "cuelight_waiting";
 
+/// A leg that was on its way has arrived by then, and is seen if it is not ended.
+const ARRIVES: Duration = Duration::from_millis(40);
+
 /// Where the leg is when its client leaves.
 #[derive(Clone, Copy, PartialEq)]
 enum Phase {
+    /// On its way to the rank.
+    InFlight,
     Queued,
     Prefilling,
     Decoding,
@@ -41,6 +46,7 @@ pub(crate) async fn run(clients: usize) -> Outcome<Vec<Row>> {
     let mut seen = Admin::connect(admin)?;
     let mut rows = Vec::new();
     for (phase, name) in [
+        (Phase::InFlight, "on its way to the rank"),
         (Phase::Queued, "queued"),
         (Phase::Prefilling, "prefilling"),
         (Phase::Decoding, "decoding"),
@@ -50,7 +56,7 @@ pub(crate) async fn run(clients: usize) -> Outcome<Vec<Row>> {
             if let Some((ms, polled)) = leave(&front, &mut seen, phase).await? {
                 times.push(ms);
                 polls += polled;
-                busy += ms;
+                busy += if phase == Phase::InFlight { ARRIVES.as_secs_f64() * 1e3 } else { ms };
             }
         }
         let resolution = busy / f64::from(polls);
@@ -79,6 +85,14 @@ async fn leave(front: &Front, seen: &mut Admin, phase: Phase) -> Outcome<Option<
     let prompt = if phase == Phase::Prefilling { 1500 } else { 16 };
     let client = front.ask(7, prompt, 400, &counts).await?;
     match phase {
+        Phase::InFlight => {
+            let left = Instant::now();
+            drop(client);
+            let (last, polls) = block_in_place(|| seen.last_seen(&[USED, WAITING], ARRIVES))?;
+            let ms = last.map_or(0.0, |last| (last - left).as_secs_f64() * 1e3);
+            // Each poll took its part of the window, whatever was seen.
+            return Ok(Some((ms, polls)));
+        }
         Phase::Queued => block_in_place(|| seen.until(WAITING, |legs| legs == 1.0)).map(drop)?,
         Phase::Prefilling => block_in_place(|| seen.until(USED, |b| b > 0.0)).map(drop)?,
         Phase::Decoding => eventually("tokens", || counts.tokens() >= 3).await?,

@@ -192,6 +192,28 @@ impl Admin {
         Ok(text.lines().filter(of).filter_map(value).sum())
     }
 
+    /// Polls for `window`; the last moment at which one of the series was above 0, if there was one,
+    /// and how often it was polled.
+    ///
+    /// # Errors
+    /// The node does not answer.
+    pub(crate) fn last_seen(
+        &mut self,
+        names: &[&str],
+        window: Duration,
+    ) -> Outcome<(Option<Instant>, u32)> {
+        let (began, mut last, mut polls) = (Instant::now(), None, 0);
+        while began.elapsed() < window {
+            for name in names {
+                polls += 1;
+                if self.metric(name)? > 0.0 {
+                    last = Some(Instant::now());
+                }
+            }
+        }
+        Ok((last, polls))
+    }
+
     /// Polls until a series satisfies `condition`; says how often it was polled.
     ///
     /// # Errors
