@@ -5,7 +5,7 @@
 //! prompt and the tokens already delivered; that is all there is to migration. Cancelling is
 //! stopping this actor: dropping its state cancels the legs.
 //!
-//! The links to the workers bring tokens straight into the state, through its [`inbox`]; what a
+//! The links to the workers bring tokens straight into the state, through its `inbox`; what a
 //! token or any other event changes about legs, or about the request's life, the actor decides.
 
 mod choice;
