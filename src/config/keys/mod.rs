@@ -12,10 +12,11 @@ const CORES: &str = "the number of cores";
 
 /// All keys, in the order of the reference.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
-    [NODE, cluster::KEYS, SUPERVISION].into_iter().flatten()
+    [ONE_NODE, cluster::KEYS, SUPERVISION_AND_FAULTS].into_iter().flatten()
 }
 
-const NODE: &[Key] = &[
+/// `node:`, `log:`, `frontend:` and `worker:`.
+const ONE_NODE: &[Key] = &[
     Key::new("node.name", Kind::Text, Words("the host's name"), "name in the tree and in traces"),
     Key::new(
         "node.drain_timeout_s",
@@ -357,7 +358,7 @@ const NODE: &[Key] = &[
     Key::new("worker.sim.seed", whole(0, u64::MAX), Is("0"), "seed of the invented tokens"),
 ];
 
-const SUPERVISION: &[Key] = &[
+const SUPERVISION_AND_FAULTS: &[Key] = &[
     Key::new(
         "supervision.restarts",
         whole(0, 1000),
