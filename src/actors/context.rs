@@ -20,7 +20,7 @@ const MOST_REFUSED: usize = 64;
 
 /// See the module's description.
 pub struct NodeContext {
-    /// This life of this node.
+    /// The first life of this node in this process; what runs here is named by it.
     pub id: NodeId,
     /// The checked configuration.
     pub config: Config,
@@ -58,6 +58,13 @@ impl NodeContext {
             spoilt: AtomicBool::new(false),
             switches: Mutex::default(),
         }
+    }
+
+    /// The name under which this node meets others from now on: later than all before it.
+    pub(super) fn next_life(&self, last: &NodeId) -> NodeId {
+        let id = NodeId { name: last.name.clone(), boot: boot().max(last.boot + 1) };
+        self.metrics.incarnation.set(i64::try_from(id.boot).unwrap_or(i64::MAX));
+        id
     }
 
     /// Whether SIGTERM has come.

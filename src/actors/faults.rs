@@ -63,7 +63,7 @@ pub fn inject(node: &NodeContext, fault: Fault) -> Result<String, String> {
 
 fn kill(node: &NodeContext, kind: &str, name: Option<&str>) -> Result<String, String> {
     let found = node.board.find(kind, name);
-    let Some((name, cell)) = found.into_iter().next() else {
+    let Some((name, actor)) = found.into_iter().next() else {
         let census: Vec<_> = node.board.census().into_keys().collect();
         return Err(format!(
             "no actor of kind {kind:?}{}; the tree has {}",
@@ -71,7 +71,7 @@ fn kill(node: &NodeContext, kind: &str, name: Option<&str>) -> Result<String, St
             census.join(", ")
         ));
     };
-    cell.kill();
+    actor.kill();
     Ok(format!("killed {kind} {name}"))
 }
 

@@ -42,6 +42,8 @@ pub enum Msg {
     Trees(RpcReplyPort<Vec<Snapshot>>),
     /// The node stops: take no new work from other nodes. Dropped once discovery has heard.
     Drain(oneshot::Sender<()>),
+    /// From the cluster: this process stood still for so long that the others have given it up.
+    StoodStill(Duration),
     /// The drain time is over: end the requests that still run.
     CutOff,
     /// Internal: the delay before a restart is over.
@@ -148,6 +150,8 @@ pub struct State {
     remote: HashMap<WorkerId, WorkerUp>,
     /// Those of them that the living cluster has told of.
     confirmed: HashSet<WorkerId>,
+    /// The cluster was stopped so that the node joins the others again as a new incarnation.
+    renewing: bool,
     /// Whether any generation of the worker was loaded.
     ever_up: bool,
     card: Card,
@@ -167,8 +171,14 @@ impl State {
     }
 
     async fn spawn_cluster(&mut self, myself: &ActorRef<Msg>) -> Result<(), ActorProcessingErr> {
-        let Some(spec) = self.args.cluster.clone() else { return Ok(()) };
+        let Some(spec) = &mut self.args.cluster else { return Ok(()) };
         self.cluster_child.starts += 1;
+        if self.cluster_child.starts > 1 {
+            // What others still hear of the life before must not count as said in this one.
+            let transport = Arc::make_mut(&mut spec.transport);
+            transport.me.node = self.args.node.next_life(&transport.me.node);
+        }
+        let spec = spec.clone();
         let args = cluster::Args {
             node: self.args.node.clone(),
             parent: self.card.id(),
@@ -261,6 +271,14 @@ impl State {
         }
     }
 
+    /// Others have ended all connections with this node, or are about to: so does it.
+    fn stood_still(&mut self, stood: Duration) {
+        let Some(cluster) = self.cluster.as_ref().filter(|_| !self.renewing) else { return };
+        warn!(?stood, "this process stood still and was given up: joining again");
+        self.renewing = true;
+        cluster.stop(Some("this process stood still".to_string()));
+    }
+
     fn tell_cluster(&self, message: cluster::Msg) {
         if let Some(cluster) = &self.cluster {
             let _ = cluster.cast(message); // being restarted, it will start from what is up then
@@ -317,6 +335,11 @@ impl State {
             let wait =
                 self.args.node.config.cluster.as_ref().map(|cluster| cluster.confirm_timeout);
             myself.send_after(wait.unwrap_or_default(), move || Msg::Confirm(unheard));
+            if std::mem::take(&mut self.renewing) {
+                self.args.node.metrics.restarted(part.name());
+                let _ = myself.cast(Msg::Respawn(part)); // ending
+                return Ok(());
+            }
         }
         self.part_failed(myself, part, why)
     }
@@ -390,6 +413,7 @@ impl Actor for NodeRoot {
             up: None,
             remote: HashMap::new(),
             confirmed: HashSet::new(),
+            renewing: false,
             ever_up: false,
             card,
         };
@@ -416,6 +440,7 @@ impl Actor for NodeRoot {
                 state.card.state("draining");
                 state.tell_cluster(cluster::Msg::Drain(left));
             }
+            Msg::StoodStill(stood) => state.stood_still(stood),
             Msg::CutOff => {
                 state.card.state("stopping");
                 state.tell_frontend(frontend::Msg::CutOff);

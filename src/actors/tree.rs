@@ -39,7 +39,32 @@ struct Entry {
     generation: u32,
     counter_names: &'static [&'static str],
     shown: Arc<Shown>,
-    cell: ActorCell,
+    bearer: Bearer,
+}
+
+/// Who hangs on the board.
+#[derive(Clone)]
+pub enum Bearer {
+    /// An actor.
+    Actor(ActorCell),
+    /// A part of its parent that ends by itself; calling this kills it.
+    Part(Arc<dyn Fn() + Send + Sync>),
+}
+
+impl From<ActorCell> for Bearer {
+    fn from(cell: ActorCell) -> Self {
+        Self::Actor(cell)
+    }
+}
+
+impl Bearer {
+    /// Ends it as a fault would.
+    pub fn kill(&self) {
+        match self {
+            Self::Actor(cell) => cell.kill(),
+            Self::Part(kill) => kill(),
+        }
+    }
 }
 
 /// All cards of the process.
@@ -62,8 +87,8 @@ pub struct Label {
 }
 
 impl Board {
-    /// Hangs a card for the actor `cell` below `parent`.
-    pub fn hang(self: &Arc<Self>, parent: CardId, label: Label, cell: ActorCell) -> Card {
+    /// Hangs a card for `bearer` below `parent`.
+    pub fn hang(self: &Arc<Self>, parent: CardId, label: Label, bearer: impl Into<Bearer>) -> Card {
         debug_assert!(label.counters.len() <= COUNTERS, "{} has too many counters", label.kind);
         let id = CardId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
         let shown = Arc::new(Shown { state: Mutex::new("starting"), counters: Default::default() });
@@ -74,7 +99,7 @@ impl Board {
             generation: label.generation,
             counter_names: label.counters,
             shown: shown.clone(),
-            cell,
+            bearer: bearer.into(),
         };
         self.lock().insert(id, entry);
         Card { id, board: self.clone(), shown }
@@ -90,15 +115,15 @@ impl Board {
     }
 
     /// Actors of this kind, and of this name if one is given, oldest first.
-    pub fn find(&self, kind: &str, name: Option<&str>) -> Vec<(String, ActorCell)> {
+    pub fn find(&self, kind: &str, name: Option<&str>) -> Vec<(String, Bearer)> {
         let cards = self.lock();
         let mut found: Vec<_> = cards
             .iter()
             .filter(|(_, e)| e.kind == kind && name.is_none_or(|name| &*e.name == name))
-            .map(|(id, e)| (*id, e.name.to_string(), e.cell.clone()))
+            .map(|(id, e)| (*id, e.name.to_string(), e.bearer.clone()))
             .collect();
         found.sort_by_key(|(id, ..)| *id);
-        found.into_iter().map(|(_, name, cell)| (name, cell)).collect()
+        found.into_iter().map(|(_, name, bearer)| (name, bearer)).collect()
     }
 
     /// The whole tree; `None` while there is no root.

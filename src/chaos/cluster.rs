@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Endpoint, get};
 use super::plan::Role;
-use super::site::{Ended, Etcd, Health, Launch, Net, Outline, Probe, Process, Signal};
+use super::site::{Clock, Ended, Etcd, Health, Launch, Net, Outline, Probe, Process, Signal};
 use super::{ChaosError, Options};
 
 /// How often a condition is looked at.
@@ -33,6 +33,8 @@ pub(super) struct Node {
     /// `None` for a node that was found running.
     launch: Option<Launch>,
     pub(super) process: Option<Process>,
+    /// Its wall clock, if that is in the harness' hands.
+    pub(super) clock: Option<Clock>,
     /// How often its process was started.
     pub(super) starts: u32,
     /// It is down because the harness wants it so.
@@ -133,6 +135,7 @@ impl Cluster {
                 pool_mib: 0, // its memory is not looked at
                 launch: None,
                 process: None,
+                clock: None,
                 starts: 0,
                 held_down: false,
             });
@@ -298,13 +301,15 @@ fn node(
         file: outline.file.clone(),
         why: "has no address".to_owned(),
     })?;
-    let launch = Launch {
-        program: options.program.clone(),
-        args,
-        namespace,
-        env: cookie.map(|name| (name, options.cookie.clone())).into_iter().collect(),
-        log: dir.join(format!("{}.log", outline.name.replace('/', "_"))),
-    };
+    let mut env: Vec<_> = cookie.map(|name| (name, options.cookie.clone())).into_iter().collect();
+    let file = |kind: &str| dir.join(format!("{}.{kind}", outline.name.replace('/', "_")));
+    let clock = options.faketime.as_ref().map(|library| clock(library, file("clock")));
+    let clock = clock.transpose()?;
+    if let (Some(clock), Some(library)) = (&clock, &options.faketime) {
+        env.extend(clock.environment(library));
+    }
+    let launch =
+        Launch { program: options.program.clone(), args, namespace, env, log: file("log") };
     Ok(Node {
         role: Role { frontend: outline.http.is_some(), worker: outline.worker },
         probe: Probe { to: Endpoint { address: control, key: options.key.clone() } },
@@ -316,9 +321,18 @@ fn node(
         name: outline.name,
         launch: Some(launch),
         process: None,
+        clock,
         starts: 0,
         held_down: false,
     })
+}
+
+fn clock(library: &Path, file: PathBuf) -> Result<Clock, ChaosError> {
+    let wrong = |why: String| ChaosError::Clock { library: library.to_owned(), why };
+    if !library.is_file() {
+        return Err(wrong("no such file; it is in Debian's package libfaketime".to_owned()));
+    }
+    Clock::new(file).map_err(|error| wrong(format!("the clock's file: {error}")))
 }
 
 /// Gives every node the address of its namespace, and every seed the address that it has now.

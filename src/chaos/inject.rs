@@ -151,6 +151,11 @@ impl Injector<'_> {
                 tokio::time::sleep(ms(*for_ms)).await;
                 self.inject(planned, node, &slow(0)).await;
             }
+            Action::ClockJump { by_s, for_ms } => {
+                after.no_effect = !self.set_clock(node, *by_s);
+                tokio::time::sleep(ms(*for_ms)).await;
+                self.set_clock(node, 0);
+            }
             Action::EnginePanic => after = self.engine(planned, "engine_panic", None).await,
             Action::StepFails => after = self.engine(planned, "step_fails", None).await,
             Action::EngineHang { ms } => {
@@ -166,6 +171,11 @@ impl Injector<'_> {
             Action::Etcd { .. } | Action::SlowClient { .. } | Action::VanishingClient { .. } => {}
         }
         Ok(after)
+    }
+
+    /// Puts a node's clock ahead or behind; `false` if that cannot be done.
+    fn set_clock(&self, node: usize, seconds: i64) -> bool {
+        self.cluster.nodes[node].clock.as_ref().is_some_and(|clock| clock.set(seconds).is_ok())
     }
 
     async fn act_on_no_node(&mut self, planned: &Planned) -> Result<After, ChaosError> {

@@ -58,6 +58,8 @@ pub struct Options {
     pub netns: bool,
     /// The etcd to start.
     pub etcd: Option<PathBuf>,
+    /// The libfaketime to start nodes with.
+    pub faketime: Option<PathBuf>,
     /// Wait between two faults: shortest and longest, in milliseconds.
     pub pause_ms: (u64, u64),
     /// How long the cluster may take to be ready, and to be well after a fault.
@@ -118,6 +120,14 @@ pub enum ChaosError {
     /// etcd cannot be used.
     #[error("--etcd: {0}")]
     Etcd(String),
+    /// Nodes cannot be given clocks of their own.
+    #[error("--faketime {}: {why}", library.display())]
+    Clock {
+        /// The library.
+        library: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A second signal came.
     #[error("ended by a second signal, without a report")]
     Interrupted,

@@ -49,6 +49,7 @@ pub async fn run(
         namespaces: cluster.net.is_some(),
         netem: cluster.net.as_ref().is_some_and(has_netem),
         etcd: cluster.etcd.is_some(),
+        clock: options.faketime.is_some(),
         detection_ms: cluster.detection_ms,
         pause_ms: options.pause_ms,
     };

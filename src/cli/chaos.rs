@@ -25,7 +25,7 @@ pub struct ChaosArgs {
     #[arg(long, value_name = "FILE", required_unless_present = "attach")]
     pub node: Vec<PathBuf>,
     /// Use a running node instead, by its frontend.http or node.admin; once for each node
-    #[arg(long, value_name = "URL", conflicts_with_all = ["node", "netns", "etcd", "set"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["node", "netns", "etcd", "faketime", "set"])]
     pub attach: Vec<String>,
     /// Set one key in every node, over its file; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
@@ -54,6 +54,9 @@ pub struct ChaosArgs {
     /// Start this etcd at the nodes' cluster.etcd.endpoints, and kill it now and then
     #[arg(long, value_name = "PROGRAM")]
     pub etcd: Option<PathBuf>,
+    /// Start the nodes with this libfaketime.so, and let their clocks jump
+    #[arg(long, value_name = "LIBRARY")]
+    pub faketime: Option<PathBuf>,
     /// Longest wait between two faults in milliseconds; the shortest is a quarter of it
     #[arg(long, value_name = "MS", default_value_t = 1000)]
     pub pause_ms: u64,
@@ -109,6 +112,7 @@ impl ChaosArgs {
             allow_outage: self.allow_outage,
             netns: self.netns,
             etcd: self.etcd.clone(),
+            faketime: self.faketime.clone(),
             pause_ms: (self.pause_ms / 4, self.pause_ms),
             heal: Duration::from_secs(self.heal_timeout),
             request: Duration::from_secs(self.request_timeout),
@@ -142,6 +146,9 @@ impl ChaosArgs {
         flag("pause-ms", self.pause_ms.to_string());
         if let Some(etcd) = &self.etcd {
             flag("etcd", etcd.display().to_string());
+        }
+        if let Some(library) = &self.faketime {
+            flag("faketime", library.display().to_string());
         }
         for (name, set) in [("--allow-outage", self.allow_outage), ("--netns", self.netns)] {
             if set {

@@ -54,8 +54,10 @@ impl Drop for Queued {
 pub struct Mailboxes {
     /// Of `Requests`: clients that wait for admission.
     pub requests: Arc<Depth>,
-    /// Of the ranks' threads: legs to start and to end.
+    /// Of the `Rank`s: legs to start and to end.
     pub ranks: Arc<Depth>,
+    /// Of the ranks' threads: the same, on their way into the engines.
+    pub engines: Arc<Depth>,
     /// Of the streams to workers on other nodes: legs to start and to end.
     pub streams: Arc<Depth>,
 }
@@ -66,6 +68,7 @@ impl Mailboxes {
         Self {
             requests: Depth::new(&family, "requests"),
             ranks: Depth::new(&family, "ranks"),
+            engines: Depth::new(&family, "engines"),
             streams: Depth::new(&family, "streams"),
         }
     }

@@ -20,6 +20,7 @@ use super::members::{Dialler, SessionId};
 use super::peer::{self, PeerLink};
 use super::pipe;
 use super::sessions::{remote_worker, serve_sessions};
+use super::standstill;
 use super::transport::{Connection, Transport};
 use crate::actors::context::NodeContext;
 use crate::actors::restart::ended;
@@ -110,6 +111,7 @@ pub struct State {
     draining: bool,
     card: Card,
     _accept: Task,
+    _watch: Task,
 }
 
 impl State {
@@ -225,7 +227,7 @@ impl State {
             self.args.root.cast(root::Msg::RemoteUp(up))?;
         }
         for (node, address) in &card.peers {
-            if *node != self.args.node.id && !self.door.is_connected(node) {
+            if *node != self.args.transport.me.node && !self.door.is_connected(node) {
                 self.keep_peer(myself, address.clone()).await?;
             }
         }
@@ -393,7 +395,7 @@ impl Actor for Cluster {
         let door = Arc::new(Door::new(me.node.clone()));
         door.set_worker(args.worker.clone());
         let (node, parent) = (args.node.clone(), card.id());
-        let control = control::Args { node, parent, cluster: myself.clone() };
+        let control = control::Args { node, me: me.node.clone(), parent, cluster: myself.clone() };
         let (control, _) =
             Actor::spawn_linked(None, NodeControl, control, myself.get_cell()).await?;
         let server = serve_sessions(&myself, &me.node, &args.transport).await?;
@@ -412,6 +414,7 @@ impl Actor for Cluster {
         let own = Announcement { name, incarnation, address: me.address };
         let draining = args.node.draining(); // a restart must not make it forget that
         let following = (!draining).then(|| discovery::follow(config.discovery.clone(), own));
+        let _watch = standstill::watch(config.failure_detection, args.root.clone());
         myself.cast(Msg::Tick)?;
         myself.send_interval(TICK, || Msg::Tick);
         card.state("serving");
@@ -431,6 +434,7 @@ impl Actor for Cluster {
             draining,
             card,
             _accept,
+            _watch,
         })
     }
 

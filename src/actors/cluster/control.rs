@@ -89,6 +89,8 @@ fn group(node: &NodeId) -> String {
 pub struct Args {
     /// The node.
     pub node: Arc<NodeContext>,
+    /// The name under which others meet it.
+    pub me: NodeId,
     /// The card of the `Cluster`.
     pub parent: CardId,
     /// The `Cluster`; it hears the cards.
@@ -114,14 +116,10 @@ impl Actor for NodeControl {
         myself: ActorRef<Msg>,
         args: Args,
     ) -> Result<State, ActorProcessingErr> {
-        let label = Label {
-            kind: "NodeControl",
-            name: args.node.id.to_string(),
-            generation: 1,
-            counters: &[],
-        };
+        let label =
+            Label { kind: "NodeControl", name: args.me.to_string(), generation: 1, counters: &[] };
         let card = args.node.board.hang(args.parent, label, myself.get_cell());
-        pg::join(group(&args.node.id), vec![myself.get_cell()]);
+        pg::join(group(&args.me), vec![myself.get_cell()]);
         card.state("listening");
         Ok(State { args, _card: card })
     }

@@ -19,6 +19,7 @@ use crate::actors::link::{Frame, LinkId};
 use crate::actors::rank;
 use crate::actors::tree::{Card, CardId, Counters, Label};
 use crate::ids::{Generation, RankIndex};
+use crate::metrics::Depth;
 use crate::task::Task;
 
 /// What a `FrontendLink` answers to.
@@ -99,7 +100,8 @@ impl Actor for FrontendLink {
         let counters = card.counters();
         let writing = write_down(write, stream, told, pulse, counters.clone());
         let _writer = watch(myself.clone(), writing);
-        let _reader = watch(myself, read_up(reader, link, ranks.clone(), counters));
+        let depth = node.metrics.mailboxes.ranks.clone();
+        let _reader = watch(myself, read_up(reader, link, ranks.clone(), depth, counters));
         card.state("linked");
         Ok(State { link, ranks, news, card, _reader, _writer })
     }
@@ -142,6 +144,7 @@ async fn read_up(
     mut reader: Reader<ReadHalf<Box<dyn Io>>>,
     link: LinkId,
     ranks: Ranks,
+    depth: Arc<Depth>,
     counters: Counters,
 ) -> String {
     let rank_of = |index: RankIndex| ranks.iter().find(|(known, _)| *known == index);
@@ -150,10 +153,12 @@ async fn read_up(
         let _ = match reader.message().await {
             Ok(Up::Admit { rank, leg }) => {
                 counters.add(2, 1);
-                rank_of(rank).map(|(_, rank)| rank.cast(rank::Msg::Admit { leg, link }))
+                let queued = depth.put();
+                rank_of(rank).map(|(_, rank)| rank.cast(rank::Msg::Admit { leg, link, queued }))
             }
             Ok(Up::Cancel { rank, leg }) => {
-                rank_of(rank).map(|(_, rank)| rank.cast(rank::Msg::Cancel { leg }))
+                let queued = depth.put();
+                rank_of(rank).map(|(_, rank)| rank.cast(rank::Msg::Cancel { leg, queued }))
             }
             Err(error) => return format!("the front end is gone: {error}"),
         };

@@ -11,7 +11,7 @@
 //! transport   TCP or TLS, greeted in time      pipe       a ractor session in our frames
 //! stream      legs out, a frame a step back    members    which connection counts (pure)
 //! card        what a node serves (pure)        door       who may come in
-//! discovery   where to dial
+//! discovery   where to dial                    standstill this process was frozen
 //! ```
 //!
 //! Rules of this folder:
@@ -31,6 +31,7 @@ pub mod peer;
 mod pipe;
 pub mod redial;
 mod sessions;
+mod standstill;
 pub mod stream;
 pub mod transport;
 pub mod wire;

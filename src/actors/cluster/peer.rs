@@ -104,7 +104,7 @@ impl State {
                 return true;
             }
             Err(HelloError::Refused { by: Some(node), why }) => {
-                if node == self.args.node.id {
+                if node == self.args.transport.me.node {
                     let _ = self.args.cluster.cast(super::Msg::OwnAddress(address.clone()));
                     return false;
                 }

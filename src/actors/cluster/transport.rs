@@ -33,6 +33,7 @@ pub struct ClusterTls {
 }
 
 /// What this node says and asks for on every connection.
+#[derive(Clone)]
 pub struct Transport {
     /// Who this node is.
     pub me: Identity,

@@ -59,10 +59,10 @@ impl State {
         &mut self,
         myself: &ActorRef<Msg>,
         ranks: Vec<ActorRef<rank::Msg>>,
-        frames: usize,
+        node: &NodeContext,
     ) -> Result<(), ActorProcessingErr> {
         let link = LinkId::next();
-        let (frames, stream) = mpsc::channel(frames);
+        let (frames, stream) = mpsc::channel(node.stream_frames());
         for rank in &ranks {
             if rank.cast(rank::Msg::Attach { link, frames: frames.clone() }).is_err() {
                 // Its worker is being replaced: that must not cost the front end anything.
@@ -70,7 +70,8 @@ impl State {
                 return Ok(());
             }
         }
-        self.linked(myself, Road::Local { link, ranks }, Source::Local(stream))
+        let depth = node.metrics.mailboxes.ranks.clone();
+        self.linked(myself, Road::Local { link, ranks, depth }, Source::Local(stream))
     }
 
     /// Takes up work; what comes on the stream is dealt out from now on.
@@ -113,7 +114,7 @@ impl Actor for WorkerLink {
         let card = node.board.hang(parent, label, myself.get_cell());
         let mut state = State { up, frontend, link: None, task: None, card };
         match state.up.way.clone() {
-            Way::Local(ranks) => state.attach(&myself, ranks, node.stream_frames())?,
+            Way::Local(ranks) => state.attach(&myself, ranks, &node)?,
             Way::Remote(worker) => {
                 state.card.state("connecting");
                 state.task = Some(Task::spawn(open(worker, state.up.clone(), myself)));

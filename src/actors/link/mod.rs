@@ -24,6 +24,7 @@ use super::rank;
 use super::worker::WorkerUp;
 use crate::engine::{EngineError, Leg, Started, TokenOut};
 use crate::ids::{Generation, LegId, RankIndex, WorkerId};
+use crate::metrics::Depth;
 
 pub use actor::{Args, Msg, State, WorkerLink};
 pub use frame::{Frame, LinkId, Report};
@@ -102,7 +103,7 @@ type Table = Option<FxHashMap<LegId, Placed>>;
 
 /// How legs get to the worker's ranks.
 enum Road {
-    Local { link: LinkId, ranks: Vec<ActorRef<rank::Msg>> },
+    Local { link: LinkId, ranks: Vec<ActorRef<rank::Msg>>, depth: Arc<Depth> },
     Remote(ToWorker),
 }
 
@@ -165,8 +166,8 @@ impl Link {
         self.table().as_mut().ok_or(Lost::Worker)?.insert(id, Placed { inbox, rank });
         self.ranks[rank].placed.fetch_add(1, Ordering::Relaxed);
         let sent = match &self.road {
-            Road::Local { link, ranks } => {
-                ranks[rank].cast(rank::Msg::Admit { leg, link: *link }).is_ok()
+            Road::Local { link, ranks, depth } => {
+                ranks[rank].cast(rank::Msg::Admit { leg, link: *link, queued: depth.put() }).is_ok()
             }
             Road::Remote(worker) => worker.admit(self.ranks[rank].index, leg),
         };
@@ -182,7 +183,9 @@ impl Link {
         let Some(rank) = self.forget(leg) else { return };
         match &self.road {
             // A rank that is gone has nothing to free.
-            Road::Local { ranks, .. } => drop(ranks[rank].cast(rank::Msg::Cancel { leg })),
+            Road::Local { ranks, depth, .. } => {
+                drop(ranks[rank].cast(rank::Msg::Cancel { leg, queued: depth.put() }));
+            }
             Road::Remote(worker) => {
                 if !worker.cancel(self.ranks[rank].index, leg) {
                     // What cannot be told to end must end with the stream. If the actor has ended,

@@ -1,22 +1,22 @@
 //! `Rank`: one data-parallel rank of a worker. Owns an engine with its KV pool, which runs on the
-//! rank's own thread, and supervises one `Sequence` for each leg.
+//! rank's own thread, and holds one `Sequence` for each leg.
 //!
 //! ```text
-//! WorkerLink ──Admit, Cancel──▶ Rank ──spawns──▶ Sequence ──Admit; Abort when it ends──▶ thread
-//!      ▲                                                                                   │
-//!      └──────────── one frame a step: accepted, started, tokens, failed, lost ────────────┘
+//! WorkerLink ──Admit, Cancel──▶ Rank ──holds──▶ Sequence ──Admit; Abort when it ends──▶ thread
+//!      ▲                                                                                  │
+//!      └─────────── one frame a step: accepted, started, tokens, failed, lost ────────────┘
 //! ```
-//! A leg lives as long as its `Sequence`: whatever ends that actor also frees the leg's KV blocks.
+//! A leg lives as long as its `Sequence`: whatever ends that also frees the leg's KV blocks.
 
 mod credit;
 mod progress;
-pub mod sequence;
+mod sequence;
 mod thread;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
@@ -24,11 +24,11 @@ use tracing::{debug, warn};
 
 use super::context::NodeContext;
 use super::link::{Frame, LinkId};
-use super::restart::ended;
 use super::tree::{Card, CardId, Label};
 use super::worker;
 use crate::engine::{Description, Engine, EngineError, Leg};
 use crate::ids::{Generation, LegId, RankIndex};
+use crate::metrics::Queued;
 use sequence::Sequence;
 use thread::{Command, Thread};
 
@@ -58,9 +58,18 @@ pub enum Msg {
         leg: Leg,
         /// An attached stream.
         link: LinkId,
+        /// Counts it while it waits here.
+        queued: Queued,
     },
     /// Ends a leg. Unknown legs are ignored.
     Cancel {
+        /// The leg.
+        leg: LegId,
+        /// Counts it while it waits here.
+        queued: Queued,
+    },
+    /// Fault injection: a leg's `Sequence` ends though nobody asked it to.
+    Kill {
         /// The leg.
         leg: LegId,
     },
@@ -96,51 +105,39 @@ pub struct Args {
 
 pub use progress::{Patience, Progress};
 
-struct Live {
-    sequence: ActorRef<sequence::Msg>,
-    link: LinkId,
-}
-
 /// A `Rank`'s memory; dropping it ends the thread after the step it is in.
 pub struct State {
     args: Args,
     thread: Thread,
     /// Streams that are open: a leg of another one would compute for nobody.
     attached: HashSet<LinkId>,
-    live: FxHashMap<LegId, Live>,
-    by_actor: HashMap<ActorId, LegId>,
+    live: FxHashMap<LegId, Sequence>,
     card: Card,
 }
 
 impl State {
-    /// Forgets a leg and stops its actor, which frees what the leg holds.
-    fn end(&mut self, leg: LegId, why: &'static str) {
-        if let Some(live) = self.live.remove(&leg) {
-            self.by_actor.remove(&live.sequence.get_id());
-            live.sequence.stop(Some(why.to_string()));
+    /// Forgets a leg, which frees what it holds.
+    fn end(&mut self, leg: LegId) {
+        if self.live.remove(&leg).is_some() {
             self.card.count(0, self.live.len() as u64);
         }
     }
 
     fn end_link(&mut self, link: LinkId) {
         self.attached.remove(&link);
-        let legs: Vec<_> =
-            self.live.iter().filter(|(_, live)| live.link == link).map(|(leg, _)| *leg).collect();
-        for leg in legs {
-            self.end(leg, "the front end is gone");
-        }
-    }
-
-    /// A sequence ended that nobody had asked to: its leg is lost, the others are not.
-    fn sequence_lost(&mut self, actor: ActorId, why: &str) {
-        let Some(leg) = self.by_actor.remove(&actor) else { return };
-        let Some(live) = self.live.remove(&leg) else { return };
-        warn!(%leg, why, "the sequence was lost");
+        self.live.retain(|_, sequence| sequence.link != link);
         self.card.count(0, self.live.len() as u64);
-        self.thread.send(Command::Lost { leg, link: live.link });
     }
 
-    async fn admit(&mut self, myself: &ActorRef<Msg>, leg: Leg, link: LinkId) {
+    /// A sequence ends that nobody had asked to: its leg is lost, the others are not.
+    fn kill(&mut self, leg: LegId) {
+        let Some(sequence) = self.live.remove(&leg) else { return };
+        warn!(%leg, "the sequence was killed");
+        self.card.count(0, self.live.len() as u64);
+        self.thread.send(Command::Lost { leg, link: sequence.link });
+    }
+
+    fn admit(&mut self, myself: &ActorRef<Msg>, leg: Leg, link: LinkId) {
         let id = leg.id;
         if self.live.contains_key(&id) || !self.attached.contains(&link) {
             return;
@@ -148,24 +145,10 @@ impl State {
         if let Err(error) = self.thread.has_room(self.live.len()) {
             return self.thread.send(Command::Refused { leg: id, link, error });
         }
-        let args = sequence::Args {
-            board: self.args.node.board.clone(),
-            parent: self.card.id(),
-            leg,
-            link,
-            commands: self.thread.commands(),
-        };
-        match Actor::spawn_linked(None, Sequence, args, myself.get_cell()).await {
-            Ok((sequence, _)) => {
-                self.by_actor.insert(sequence.get_id(), id);
-                self.live.insert(id, Live { sequence, link });
-                self.card.count(0, self.live.len() as u64);
-            }
-            Err(error) => {
-                warn!(leg = %id, %error, "the sequence did not start");
-                self.thread.send(Command::Lost { leg: id, link });
-            }
-        }
+        let place = (&self.args.node.board, self.card.id());
+        let sequence = Sequence::admit(leg, link, self.thread.commands(), myself, place);
+        self.live.insert(id, sequence);
+        self.card.count(0, self.live.len() as u64);
     }
 }
 
@@ -192,8 +175,8 @@ impl Actor for Rank {
         let card = args.node.board.hang(args.parent, label, myself.get_cell());
         card.state("loading");
         let thread = Thread::start(myself, &args, name, card.counters())?;
-        let (live, by_actor) = (FxHashMap::default(), HashMap::new());
-        Ok(State { args, thread, attached: HashSet::new(), live, by_actor, card })
+        let (attached, live) = (HashSet::new(), FxHashMap::default());
+        Ok(State { args, thread, attached, live, card })
     }
 
     async fn handle(
@@ -211,9 +194,16 @@ impl Actor for Rank {
                 state.end_link(link);
                 state.thread.send(Command::Detach { link });
             }
-            Msg::Admit { leg, link } => state.admit(&myself, leg, link).await,
-            Msg::Cancel { leg } => state.end(leg, "cancelled"),
-            Msg::Ended(legs) => legs.into_iter().for_each(|leg| state.end(leg, "ended")),
+            Msg::Admit { leg, link, queued } => {
+                drop(queued);
+                state.admit(&myself, leg, link);
+            }
+            Msg::Cancel { leg, queued } => {
+                drop(queued);
+                state.end(leg);
+            }
+            Msg::Kill { leg } => state.kill(leg),
+            Msg::Ended(legs) => legs.into_iter().for_each(|leg| state.end(leg)),
             Msg::LinkClosed(link) => state.end_link(link),
             Msg::Loaded(description) => {
                 debug!(rank = state.args.index.0, ?description, "engine loaded");
@@ -229,12 +219,9 @@ impl Actor for Rank {
     async fn handle_supervisor_evt(
         &self,
         _: ActorRef<Msg>,
-        event: SupervisionEvent,
-        state: &mut State,
+        _: SupervisionEvent,
+        _: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        if let Some((child, why)) = ended(event) {
-            state.sequence_lost(child.get_id(), &why);
-        }
-        Ok(())
+        Ok(()) // it has no children of its own
     }
 }

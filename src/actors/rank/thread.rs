@@ -37,7 +37,7 @@ pub(super) enum Command {
 
 /// The way to the thread.
 #[derive(Clone)]
-pub struct Commands {
+pub(super) struct Commands {
     to: std_mpsc::Sender<(Command, Queued)>,
     depth: Arc<Depth>,
 }
@@ -68,7 +68,7 @@ impl Thread {
         let metrics = args.node.metrics.worker(&args.worker_name, args.index);
         metrics.set_generation(args.generation);
         let failures = metrics.clone();
-        let depth = args.node.metrics.mailboxes.ranks.clone();
+        let depth = args.node.metrics.mailboxes.engines.clone();
         let (index, launch, progress) = (args.index, args.launch.clone(), args.progress.clone());
         std::thread::Builder::new().name(format!("rank-{name}")).spawn(move || {
             progress.turn();

@@ -23,6 +23,7 @@ pub(crate) enum Kind {
     Loss,
     Bandwidth,
     Etcd,
+    ClockJump,
     SlowClient,
     VanishingClient,
 }
@@ -42,6 +43,8 @@ pub(crate) enum Needs {
     Netem,
     /// An etcd that the harness started.
     Etcd,
+    /// A process that goes by libfaketime's clock.
+    Clock,
 }
 
 /// All kinds: name, what it needs, what it does.
@@ -61,6 +64,7 @@ pub(crate) const KINDS: &[(Kind, &str, Needs, &str)] = &[
     (Kind::Loss, "loss", Needs::Netem, "some of a worker's packets are lost"),
     (Kind::Bandwidth, "bandwidth", Needs::Namespaces, "a worker's link is narrow"),
     (Kind::Etcd, "etcd", Needs::Etcd, "etcd is killed and started again"),
+    (Kind::ClockJump, "clock_jump", Needs::Clock, "a node's wall clock jumps, and back"),
     (Kind::SlowClient, "slow_client", Needs::Nothing, "a client reads slowly"),
     (Kind::VanishingClient, "vanishing_client", Needs::Nothing, "clients leave in mid-stream"),
 ];
@@ -138,6 +142,8 @@ pub(crate) enum Action {
     Bandwidth { kbit: u64, for_ms: u64 },
     /// etcd gets SIGKILL and is started again after `down_ms`.
     Etcd { down_ms: u64 },
+    /// The wall clock is `by_s` seconds off for `for_ms`.
+    ClockJump { by_s: i64, for_ms: u64 },
     /// A client reads an event every `each_ms`, for `for_ms`; then all that is left.
     SlowClient { each_ms: u64, for_ms: u64 },
     /// So many clients leave, each after so many events.
@@ -163,6 +169,7 @@ impl Action {
             Self::Loss { .. } => Kind::Loss,
             Self::Bandwidth { .. } => Kind::Bandwidth,
             Self::Etcd { .. } => Kind::Etcd,
+            Self::ClockJump { .. } => Kind::ClockJump,
             Self::SlowClient { .. } => Kind::SlowClient,
             Self::VanishingClient { .. } => Kind::VanishingClient,
         }
@@ -215,7 +222,11 @@ impl Tolerance {
             _ => Self::NONE,
         };
         let at_worker = match kind {
-            Kind::SlowSteps | Kind::Etcd | Kind::SlowClient | Kind::VanishingClient => Self::NONE,
+            Kind::SlowSteps
+            | Kind::Etcd
+            | Kind::ClockJump
+            | Kind::SlowClient
+            | Kind::VanishingClient => Self::NONE,
             _ if only_worker => Self::OUTAGE,
             _ => Self::NONE,
         };

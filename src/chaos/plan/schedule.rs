@@ -33,6 +33,8 @@ pub(crate) struct Field {
     pub(crate) netem: bool,
     /// The harness started an etcd.
     pub(crate) etcd: bool,
+    /// The nodes go by libfaketime's clock.
+    pub(crate) clock: bool,
     /// The longest `cluster.failure_detection_ms` of all nodes.
     pub(crate) detection_ms: u64,
     /// Shortest and longest time between a healed fault and the next one.
@@ -54,6 +56,8 @@ pub(crate) struct Planned {
 
 /// A hang outlives any run; it ends with its process.
 const HANG_MS: u64 = 3_600_000;
+/// How far a clock jumps, in seconds: one that was set, time zones mixed up, a battery gone.
+const JUMPS_S: &[i64] = &[2, 3600, 365 * 86_400];
 /// Streams of random numbers; the load has its own.
 const ORDER: u64 = 1 << 32;
 const NUMBERS: u64 = 2 << 32;
@@ -142,6 +146,11 @@ impl Schedule {
                 Action::Bandwidth { kbit: draw.between(64, 1024), for_ms: draw.between(1000, 3000) }
             }
             Kind::Etcd => Action::Etcd { down_ms: draw.between(500, 4000) },
+            Kind::ClockJump => {
+                let (by, back) = (draw.pick(JUMPS_S).copied(), draw.below(2) == 0);
+                let by_s = by.map_or(0, |by| if back { -by } else { by });
+                Action::ClockJump { by_s, for_ms: draw.between(500, 3000) }
+            }
             Kind::SlowClient => {
                 Action::SlowClient { each_ms: draw.between(5, 50), for_ms: draw.between(500, 2000) }
             }
@@ -160,6 +169,7 @@ impl Field {
             Needs::Nothing => return Ok(Vec::new()),
             Needs::Etcd if self.etcd => return Ok(Vec::new()),
             Needs::Etcd => return Err("needs --etcd"),
+            Needs::Clock if !self.clock => return Err("needs --faketime"),
             Needs::Process if !self.processes => return Err("needs --node, not --attach"),
             Needs::Namespaces | Needs::Netem if !self.namespaces => return Err("needs --netns"),
             Needs::Netem if !self.netem => return Err("this kernel has no netem"),
@@ -176,6 +186,7 @@ impl Field {
                 self.injectable[*index] && role.worker && (self.allow_outage || workers > 1)
             }
             Kind::SlowSteps => self.injectable[*index] && role.worker,
+            Kind::ClockJump => true,
             // The actors whose loss is an outage are left alone when the actor is chosen.
             Kind::KillActor => {
                 self.injectable[*index] && (!role.worker || self.allow_outage || workers > 1)
@@ -218,6 +229,7 @@ mod tests {
             namespaces: true,
             netem: true,
             etcd: true,
+            clock: true,
             detection_ms: 1000,
             pause_ms: (100, 400),
         }
@@ -250,15 +262,17 @@ mod tests {
     #[test]
     fn the_last_worker_and_the_last_front_end_are_left_alone() {
         for planned in faults(1, &field(&[FRONT, WORKER, WORKER]), 400) {
-            let actor = planned.fault.kind() == Kind::KillActor;
-            assert!(actor || planned.target != Some(0), "{planned:?}");
+            let harmless = matches!(planned.fault.kind(), Kind::KillActor | Kind::ClockJump);
+            assert!(harmless || planned.target != Some(0), "{planned:?}");
         }
         for planned in faults(1, &field(&[FRONT, FRONT, WORKER]), 400) {
-            assert!(planned.target != Some(2) || planned.fault.kind() == Kind::SlowSteps);
+            let harmless = matches!(planned.fault.kind(), Kind::SlowSteps | Kind::ClockJump);
+            assert!(harmless || planned.target != Some(2), "{planned:?}");
         }
         let alone = Schedule::new(1, &field(&[BOTH]));
         let kinds: Vec<_> = alone.choices.iter().map(|(kind, _)| *kind).collect();
-        let harmless = [Kind::SlowSteps, Kind::Etcd, Kind::SlowClient, Kind::VanishingClient];
+        let of_clients = [Kind::SlowClient, Kind::VanishingClient];
+        let harmless = [&[Kind::SlowSteps, Kind::Etcd, Kind::ClockJump][..], &of_clients].concat();
         assert_eq!(kinds, harmless);
         let brave = Field { allow_outage: true, ..field(&[BOTH]) };
         assert_eq!(Schedule::new(1, &brave).choices.len(), KINDS.len() - 5, "no network faults");
@@ -271,6 +285,7 @@ mod tests {
             namespaces: false,
             netem: false,
             etcd: false,
+            clock: false,
             injectable: vec![false; 3],
             ..field(&[FRONT, WORKER, WORKER])
         };
@@ -280,6 +295,7 @@ mod tests {
         let why = |kind| schedule.left_out.iter().find(|(out, _)| *out == kind).unwrap().1;
         assert_eq!(why(Kind::Kill), "needs --node, not --attach");
         assert_eq!(why(Kind::Etcd), "needs --etcd");
+        assert_eq!(why(Kind::ClockJump), "needs --faketime");
         assert_eq!(why(Kind::Loss), "needs --netns");
         assert!(why(Kind::EnginePanic).contains("faults.enabled"));
         let none = Field { kinds: vec![Kind::Etcd], ..poor };

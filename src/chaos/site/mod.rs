@@ -1,11 +1,13 @@
-//! The cluster as the harness sees it: processes, addresses, networks, an etcd.
+//! The cluster as the harness sees it: processes, addresses, networks, clocks, an etcd.
 
+mod clock;
 mod etcd;
 mod net;
 mod outline;
 mod probe;
 mod process;
 
+pub(super) use clock::Clock;
 pub(super) use etcd::Etcd;
 pub(super) use net::{Net, Shape, has_netem};
 pub(super) use outline::Outline;

@@ -1,8 +1,8 @@
 //! `SimModel`: a model that computes tokens from the text so far instead of weights, in the time the
 //! config says. For routing, planning, scale and fault tests, and as an engine that costs nothing.
 //!
-//! Its KV is real: every position of every block keeps a hash of the sequence up to there, and the
-//! next token is a function of that hash. Wrong block tables, stale blocks and blocks of another
+//! Its KV is real: every block keeps a hash of the sequence up to its last position, and the next
+//! token is a function of that hash. Wrong block tables, stale blocks, gaps and blocks of another
 //! sequence therefore give wrong tokens, and a recomputed or moved block gives the same ones.
 
 mod pace;
@@ -92,14 +92,30 @@ impl SimConfig {
     }
 }
 
+/// What a block holds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kv {
+    /// The hash of the sequence before the block's first position.
+    before: u64,
+    /// The hash of the sequence up to the last position that was written.
+    hash: u64,
+    /// Positions that were written.
+    filled: usize,
+}
+
+impl Kv {
+    /// The hash after the first `len` positions; something else if the block does not end there.
+    fn after(&self, len: usize) -> u64 {
+        if self.filled == len { self.hash } else { !self.hash }
+    }
+}
+
 /// A simulated model and its KV pool.
 #[derive(Debug)]
 pub struct SimModel {
     config: SimConfig,
-    /// `[blocks, block_tokens]`: the hash of the sequence up to and with this position.
-    kv: Vec<u64>,
-    /// `[blocks]`: the hash of the sequence before the block's first position.
-    before: Vec<u64>,
+    /// `[blocks]`
+    kv: Vec<Kv>,
     answers: Vec<u32>,
     pace: pace::Pace,
 }
@@ -113,8 +129,7 @@ impl SimModel {
         assert!(!config.answers.is_empty(), "a simulated model needs at least one answer");
         let blocks = config.shape.blocks as usize;
         Self {
-            kv: vec![0; blocks * config.shape.block_tokens],
-            before: vec![0; blocks],
+            kv: vec![Kv::default(); blocks],
             answers: Vec::new(),
             pace: pace::Pace::new(config.timing),
             config,
@@ -128,10 +143,8 @@ impl SimModel {
 
     /// Overwrites one block's KV, as a broken transfer would.
     pub fn corrupt(&mut self, block: BlockId) {
-        let size = self.config.shape.block_tokens;
-        for hash in &mut self.kv[block.0 as usize * size..][..size] {
-            *hash = absorb(*hash, u32::MAX);
-        }
+        let kv = &mut self.kv[block.0 as usize];
+        kv.hash = absorb(kv.hash, u32::MAX);
     }
 
     /// Writes a span's KV and returns the hash of its sequence.
@@ -140,20 +153,20 @@ impl SimModel {
         let mut hash = self.config.start();
         if span.start > 0 {
             let block = table[(span.start - 1) / size].0 as usize;
-            hash = self.kv[block * size + (span.start - 1) % size];
+            hash = self.kv[block].after((span.start - 1) % size + 1);
             if self.config.attend {
                 hash ^= self.flaws(span.start, table);
             }
         }
         let (mut index, mut offset) = (span.start / size, span.start % size);
         for &token in tokens {
-            let block = table[index].0 as usize;
+            let kv = &mut self.kv[table[index].0 as usize];
             if offset == 0 {
-                self.before[block] = hash;
+                kv.before = hash;
             }
             hash = absorb(hash, token);
-            self.kv[block * size + offset] = hash;
             offset += 1;
+            (kv.hash, kv.filled) = (hash, offset);
             if offset == size {
                 (index, offset) = (index + 1, 0);
             }
@@ -167,9 +180,9 @@ impl SimModel {
         let mut expected = self.config.start();
         let mut flaws = 0;
         for block in &table[..start.div_ceil(size)] {
-            let block = block.0 as usize;
-            flaws |= self.before[block] ^ expected;
-            expected = self.kv[(block + 1) * size - 1];
+            let kv = &self.kv[block.0 as usize];
+            flaws |= kv.before ^ expected;
+            expected = kv.after(size);
         }
         flaws
     }

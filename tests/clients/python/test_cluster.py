@@ -252,11 +252,16 @@ def test_a_front_end_that_dies_takes_its_legs_along_and_no_others(cluster, trio)
     eventually("it is forgotten", lambda: other.metric("cuelight_cluster_nodes") == 2.0)
 
 
+def life(node):
+    return node.metric("cuelight_incarnation")
+
+
 def test_a_stopped_worker_is_noticed_in_time_and_rejoins_without_its_legs(cluster, trio):
     front, workers = trio
     with client_of(front) as client:
         expected, _ = ask(client)
         gaps, last, victims = [], [time.monotonic()], []
+        lives = {worker: life(worker) for worker in workers.values()}
 
         def strike(count):
             now = time.monotonic()
@@ -269,6 +274,7 @@ def test_a_stopped_worker_is_noticed_in_time_and_rejoins_without_its_legs(cluste
         assert outcome == expected
         assert 0.3 < max(gaps) < 2.0, f"failure detection is 0.6 s: {max(gaps)}"
         victims[0].send(signal.SIGCONT)
+        eventually("it has joined again as another", lambda: life(victims[0]) > lives[victims[0]])
         cluster.wait_for_ranks(front, 2)
         victims[0].wait_until_idle()
         assert ask(client)[0] == expected
