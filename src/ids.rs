@@ -46,7 +46,7 @@ pub struct LegId {
 pub struct Generation(pub u32);
 
 /// A data-parallel rank of one worker, from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct RankIndex(pub u16);
 
 /// The place of one KV block in a rank's pool, from 0.
@@ -54,7 +54,7 @@ pub struct RankIndex(pub u16);
 pub struct BlockId(pub u32);
 
 /// What a full KV block holds: a keyed hash chained over (parent block, its tokens, salt).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct BlockHash(pub u128);
 
 impl fmt::Display for NodeId {

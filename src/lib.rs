@@ -11,6 +11,7 @@ pub mod http;
 pub mod ids;
 pub mod metrics;
 pub mod node;
+pub mod router;
 pub mod task;
 pub mod telemetry;
 pub mod text;

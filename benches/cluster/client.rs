@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use cuelight::actors::failure::Failure;
 use cuelight::actors::handle::{ClientGuard, FrontendHandle};
-use cuelight::actors::reply::{Delta, Finish, NewRequest, Reply, Usage};
+use cuelight::actors::reply::{Delta, Finish, NewRequest, Reply, Usage, Wishes};
+use cuelight::actors::router::Explanation;
 use cuelight::config::{self, Profile};
 use cuelight::engine::Sampling;
 use cuelight::node::launch::Tree;
@@ -69,6 +70,8 @@ impl Reply for Counting {
     }
 
     fn started(&mut self, _: usize, _: String) {}
+
+    fn routed(&mut self, _: usize, _: Explanation) {}
 
     fn delta(&mut self, delta: Delta<'_>) {
         self.0.tokens.fetch_add(delta.tokens.len() as u64, Ordering::Relaxed);
@@ -147,7 +150,7 @@ impl Front {
             include_stop: false,
             skip_special_tokens: true,
             salt: 0,
-            tell_ranks: false,
+            wishes: Wishes::default(),
             public_id: "cmpl-00000000000000000000000000000000".to_string(),
             reply: Box::new(Counting(counts.clone())),
             model,

@@ -16,11 +16,14 @@ use cuelight::actors::cluster::wire::Pulse;
 use cuelight::actors::context::NodeContext;
 use cuelight::actors::inbox::{Inbox, LegEvent};
 use cuelight::actors::link::{self, Frame, Link, Report, WorkerLink};
+use cuelight::actors::rank::RankRef;
+use cuelight::actors::router::ModelRouter;
 use cuelight::actors::tree::CardId;
 use cuelight::actors::worker::{Way, WorkerUp};
 use cuelight::actors::{frontend, rank};
 use cuelight::config::{self, Profile};
-use cuelight::engine::{Description, Leg, Load, Sampling, TokenOut};
+use cuelight::engine::blocks::HashKey;
+use cuelight::engine::{Description, Leg, Load, PrefixCache, Sampling, TokenOut};
 use cuelight::ids::{Generation, LegId, NodeId, RankIndex, RequestId, WorkerId};
 use cuelight::metrics::Metrics;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -139,12 +142,14 @@ pub(crate) async fn replay(address: SocketAddr) -> Outcome<()> {
     let (tcp, _) = TcpListener::bind(address).await?.accept().await?;
     let connection = transport.accept(tcp, |_, _| Ok(())).await?;
     let (rank, _) = Actor::spawn(None, Replayed, ()).await?;
+    let of_rank = RankRef::new(RankIndex(0));
+    of_rank.open(rank);
     let args = frontend_link::Args {
         node,
         parent: CardId::TOP,
         connection,
         pulse: transport.pulse,
-        ranks: vec![(RankIndex(0), rank)],
+        ranks: vec![of_rank],
         generation: Generation(1),
     };
     let (_, ended) = Actor::spawn(None, FrontendLink, args).await?;
@@ -229,7 +234,7 @@ pub(crate) async fn front(window: Duration) -> Outcome<Sides> {
             sampling: Arc::new(Sampling::default()),
             salt: 0,
         };
-        link.place(0, leg, Arc::new(sink))?;
+        link.place(0, leg, 0, Arc::new(sink))?;
     }
     let seen = || tokens.load(Ordering::Relaxed);
     eventually("tokens", || seen() > 50 * STREAMS as u64).await?;
@@ -275,6 +280,7 @@ async fn connect(address: SocketAddr) -> Outcome<Arc<Link>> {
         block_bytes: 1,
         max_running: STREAMS,
         max_waiting: 0,
+        prefix_cache: PrefixCache::Told,
     };
     let way = RemoteWorker::new(transport, worker_node(), address.to_string(), depth);
     let up = WorkerUp {
@@ -286,6 +292,9 @@ async fn connect(address: SocketAddr) -> Outcome<Arc<Link>> {
         tokenizer: 0,
         way: Way::Remote(Arc::new(way)),
     };
+    let config = node.config.frontend.as_ref().ok_or("no front end")?.router.clone();
+    let metrics = node.metrics.router(WORKER);
+    let router = Arc::new(ModelRouter::new(WORKER, &config, HashKey::default(), 0, metrics));
     let (heard, linked) = std_mpsc::channel();
     let (frontend, _) = Actor::spawn(None, Listener(heard), ()).await?;
     for _ in 0..200 {
@@ -294,6 +303,7 @@ async fn connect(address: SocketAddr) -> Outcome<Arc<Link>> {
             parent: CardId::TOP,
             frontend: frontend.clone(),
             up: up.clone(),
+            router: router.clone(),
         };
         Actor::spawn(None, WorkerLink, args).await?;
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -12,6 +12,22 @@ pub enum Failure {
     /// The request's own fault; an engine found it.
     #[error("{0}")]
     Rejected(EngineError),
+    /// The client named a rank that does not serve the model.
+    #[error("{rank:?} does not serve the model now; these ranks do: {known}")]
+    UnknownRank {
+        /// What it named.
+        rank: String,
+        /// Those that do, as node/worker/rank.
+        known: String,
+    },
+    /// The model's router leaves the choice to the client.
+    #[error(
+        "the model is routed directly (frontend.router.mode): name one of these ranks: {known}"
+    )]
+    RankNeeded {
+        /// Those that serve it, as node/worker/rank.
+        known: String,
+    },
     /// A limit of this node or its ranks; try again later.
     #[error("{what}: {current} of {limit}; try again in {} s", retry_after.as_secs())]
     TooManyRequests {
@@ -73,7 +89,10 @@ impl Failure {
     /// As the requests metric counts it.
     pub fn outcome(&self) -> Outcome {
         match self {
-            Self::Rejected(_) | Self::TooManyRequests { .. } => Outcome::Rejected,
+            Self::Rejected(_)
+            | Self::UnknownRank { .. }
+            | Self::RankNeeded { .. }
+            | Self::TooManyRequests { .. } => Outcome::Rejected,
             Self::NotReady { .. }
             | Self::Draining { .. }
             | Self::RanksLost { .. }
@@ -85,7 +104,9 @@ impl Failure {
     /// As the metric of refused requests counts it, where admission says so.
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
-            Self::Rejected(_) => Some(Refusal::Invalid),
+            Self::Rejected(_) | Self::UnknownRank { .. } | Self::RankNeeded { .. } => {
+                Some(Refusal::Invalid)
+            }
             Self::TooManyRequests { .. } => Some(Refusal::Requests),
             Self::NotReady { .. } => Some(Refusal::NotReady),
             Self::Draining { .. } => Some(Refusal::Draining),

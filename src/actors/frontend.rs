@@ -15,6 +15,7 @@ use super::link::{self, Link, WorkerLink};
 use super::models::{self, Models};
 use super::requests::{self, Requests};
 use super::restart::{RestartBudget, Verdict, ended};
+use super::router::{self, Router};
 use super::terms;
 use super::tree::{Card, CardId, Label};
 use super::worker::{Way, WorkerUp};
@@ -27,6 +28,8 @@ pub enum Part {
     Models,
     /// `Requests`.
     Requests,
+    /// The `Router` of this model.
+    Router(String),
     /// The `WorkerLink` of this worker.
     Link(WorkerId),
 }
@@ -36,6 +39,7 @@ impl Part {
         match self {
             Self::Models => "models",
             Self::Requests => "requests",
+            Self::Router(_) => "router",
             Self::Link(_) => "worker_link",
         }
     }
@@ -97,6 +101,7 @@ pub struct State {
     shared: Arc<Shared>,
     models: Option<ActorRef<models::Msg>>,
     requests: Option<ActorRef<requests::Msg>>,
+    routers: HashMap<ActorId, String>,
     links: HashMap<WorkerId, LinkSlot>,
     /// Workers that did not fit when they were judged last.
     refused: HashMap<WorkerId, WorkerUp>,
@@ -142,6 +147,13 @@ impl State {
                 let args = requests::Args { shared, parent, generation };
                 self.requests = Some(Actor::spawn_linked(None, Requests, args, cell).await?.0);
             }
+            Part::Router(name) => {
+                let model = shared.view.borrow().model(&name).map(|model| model.served.clone());
+                let Some(model) = model else { return Ok(()) };
+                let args = router::Args { shared, parent, generation, model };
+                let (router, _) = Actor::spawn_linked(None, Router, args, cell).await?;
+                self.routers.insert(router.get_id(), name);
+            }
             Part::Link(worker) => self.spawn_link(myself, &worker).await?,
         }
         Ok(())
@@ -154,10 +166,11 @@ impl State {
     ) -> Result<(), ActorProcessingErr> {
         let (node, parent) = (self.shared.node.clone(), self.card.id());
         let Some(slot) = self.links.get_mut(worker) else { return Ok(()) };
-        if slot.actor.is_some() {
-            return Ok(());
-        }
-        let args = link::Args { node, parent, frontend: myself.clone(), up: slot.up.clone() };
+        let view = self.shared.view.borrow().clone();
+        let router = view.model(&slot.up.model).map(|model| model.served.router.clone());
+        let (Some(router), None) = (router, &slot.actor) else { return Ok(()) };
+        let (frontend, up) = (myself.clone(), slot.up.clone());
+        let args = link::Args { node, parent, frontend, up, router };
         let (actor, _) = Actor::spawn_linked(None, WorkerLink, args, myself.get_cell()).await?;
         slot.actor = Some(actor.get_cell());
         Ok(())
@@ -277,6 +290,9 @@ impl State {
             self.requests = None;
             return Some(Part::Requests);
         }
+        if let Some(model) = self.routers.remove(&actor) {
+            return Some(Part::Router(model));
+        }
         let is_it = |slot: &LinkSlot| slot.actor.as_ref().is_some_and(|a| a.get_id() == actor);
         let (worker, slot) = self.links.iter_mut().find(|(_, slot)| is_it(slot))?;
         slot.actor = None;
@@ -363,6 +379,7 @@ impl Actor for FrontendActor {
             shared: args.shared,
             models: None,
             requests: None,
+            routers: HashMap::new(),
             links: HashMap::new(),
             refused: HashMap::new(),
             starts: HashMap::new(),
@@ -371,6 +388,10 @@ impl Actor for FrontendActor {
         };
         state.spawn(&myself, Part::Models).await?;
         state.spawn(&myself, Part::Requests).await?;
+        let view = state.shared.view.borrow().clone();
+        for model in &view.models {
+            state.spawn(&myself, Part::Router(model.served.name.clone())).await?;
+        }
         for up in args.workers {
             state.worker_up(&myself, up).await?;
         }

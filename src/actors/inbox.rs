@@ -52,7 +52,10 @@ pub enum Lost {
     /// The token stream of the worker ended.
     #[error("its worker was lost")]
     Worker,
-    /// The leg's own actor ended on its rank.
+    /// Its rank ended; others of its worker may live.
+    #[error("its rank was lost")]
+    Rank,
+    /// The leg's own part of the tree ended on its rank.
     #[error("its sequence was lost")]
     Sequence,
 }

@@ -5,6 +5,7 @@
 //! ├─ Cluster                  the other nodes; restarted alone                 [cluster]
 //! ├─ Frontend                 restarted alone; its requests fail               [frontend]
 //! │  ├─ Models                which model is served by which ranks             [models]
+//! │  ├─ Router × model        prefix index and load; what it knows outlives it  [router]
 //! │  ├─ WorkerLink × worker   the token stream of a worker; legs placed again  [link]
 //! │  └─ Requests              admission; its requests fail with it             [requests]
 //! │     └─ Request × client   owns the answer; only this one fails             [request]
@@ -36,7 +37,7 @@ pub mod request;
 pub mod requests;
 pub mod restart;
 pub mod root;
-pub mod route;
+pub mod router;
 pub mod terms;
 pub mod tree;
 pub mod worker;

@@ -13,9 +13,11 @@ use serde::Serialize;
 
 use super::handle::Shared;
 use super::link::Link;
+use super::router::ModelRouter;
 use super::tree::{Card, CardId, Label};
-use crate::engine::Sampling;
+use crate::engine::{PrefixCache, Sampling};
 use crate::ids::{Generation, WorkerId};
+use crate::router::Mode;
 use crate::text::TextModel;
 
 /// A model as a front end knows it: how to talk to it, whoever computes it.
@@ -34,6 +36,8 @@ pub struct ServedModel {
     pub tokenizer: u64,
     /// Requests that have begun and wait for a rank: new ones stand back for them.
     pub begun_waiting: AtomicUsize,
+    /// Chooses ranks for it.
+    pub router: Arc<ModelRouter>,
     /// The model's own defaults (`generation_config.json`), end-of-sequence ids included.
     pub sampling: Sampling,
 }
@@ -49,9 +53,11 @@ pub struct Readiness {
     pub ranks_ready: usize,
     /// Workers of other nodes that cannot be used, and why.
     pub refused: Vec<Refused>,
+    /// Workers that are used, but not as well as they could be, and why.
+    pub warnings: Vec<Refused>,
 }
 
-/// A worker that cannot be used.
+/// A worker that cannot be used, or not as well as it could be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refused {
     /// As `node/worker`.
@@ -74,10 +80,25 @@ pub struct ModelView {
 }
 
 impl ModelView {
+    /// Workers whose prefix cache the router of mode `kv` can only guess.
+    fn warnings(&self) -> Vec<Refused> {
+        let silent = |link: &&Arc<Link>| {
+            self.served.router.mode() == Mode::Kv && link.prefix_cache == PrefixCache::Silent
+        };
+        let warning = |link: &Arc<Link>| Refused {
+            worker: link.worker.to_string(),
+            reason: "it does not tell what it has cached, which is guessed \
+                     (frontend.router.silent_ttl_s); set its worker.kv_events"
+                .to_string(),
+        };
+        self.links.iter().filter(silent).map(warning).collect()
+    }
+
     /// Whether it can serve, and why not.
     pub fn readiness(&self) -> Readiness {
         let ready = self.links.iter().filter(|link| link.takes_work());
-        let ranks_ready = ready.map(|link| link.ranks.len()).sum();
+        let up = |link: &Arc<Link>| link.ranks.iter().filter(|rank| rank.is_up()).count();
+        let ranks_ready = ready.map(up).sum();
         let refused = self
             .refused
             .iter()
@@ -87,6 +108,7 @@ impl ModelView {
             reason: (ranks_ready == 0).then(|| self.reason.clone()),
             ranks_ready,
             refused: refused.collect(),
+            warnings: self.warnings(),
         }
     }
 }

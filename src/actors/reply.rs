@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::failure::Failure;
+use super::router::Explanation;
 use crate::engine::{Sampling, TokenLogprobs};
 use crate::text::StopStrings;
 
@@ -16,8 +17,11 @@ pub trait Reply: Send {
     fn accepted(&mut self);
 
     /// A rank, named as people read it, has begun to serve a choice; only if
-    /// [`NewRequest::tell_ranks`].
+    /// [`Wishes::tell_ranks`].
     fn started(&mut self, choice: usize, rank: String);
+
+    /// A choice was sent to a rank, for these reasons; only if [`Wishes::explain`].
+    fn routed(&mut self, choice: usize, explanation: Explanation);
 
     /// One choice gained text, tokens or both. Text lags behind tokens while a character or a
     /// possible stop string is incomplete.
@@ -79,6 +83,23 @@ pub struct Usage {
     pub cached_tokens: u64,
 }
 
+/// What a client wants of the router.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// Whether the reply is to hear which ranks serve the request.
+    pub tell_ranks: bool,
+    /// Whether the reply is to hear why those.
+    pub explain: bool,
+    /// The rank that is to serve the request, as node/worker/rank.
+    pub rank: Option<String>,
+    /// The session that it belongs to, which may stay on its rank.
+    pub session: Option<u64>,
+    /// Who asks: tenants take turns when all ranks are full.
+    pub tenant: u64,
+    /// When all ranks are full, lower goes first.
+    pub priority: i32,
+}
+
 /// A parsed, tokenized, checked request.
 pub struct NewRequest {
     /// The model that was asked for.
@@ -99,8 +120,8 @@ pub struct NewRequest {
     pub skip_special_tokens: bool,
     /// Separates prefix caches (a tenant); 0 for everyone.
     pub salt: u64,
-    /// Whether the reply is to hear which ranks serve the request.
-    pub tell_ranks: bool,
+    /// What the client wants of the router.
+    pub wishes: Wishes,
     /// The id shown to the client, e.g. `chatcmpl-…`; also in spans.
     pub public_id: String,
     /// Where the answer goes.

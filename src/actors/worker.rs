@@ -1,19 +1,22 @@
-//! `Worker`: one engine instance, a failure domain with a generation number. Supervises its ranks;
-//! when one of them fails or makes no progress, the whole worker fails and `NodeRoot` starts the
-//! next generation.
+//! `Worker`: one or more data-parallel ranks of one model, a failure domain with a generation number.
+//! Supervises its ranks. One of several that fails is started again alone; the last one, one that
+//! makes no progress, or one that fails too often takes the whole worker with it, and `NodeRoot`
+//! starts the next generation.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
+use tracing::warn;
 
 use super::cluster::stream::RemoteWorker;
 use super::context::NodeContext;
-use super::rank::{self, Launch, Patience, Progress, Rank};
-use super::restart::ended;
+use super::rank::{self, Launch, Patience, Progress, Rank, RankRef};
+use super::restart::{RestartBudget, Verdict, ended};
 use super::root;
 use super::tree::{Card, CardId, Label};
+use crate::config::Supervision;
 use crate::engine::Description;
 use crate::ids::{Generation, RankIndex, WorkerId};
 
@@ -43,7 +46,7 @@ pub struct WorkerUp {
 #[derive(Clone)]
 pub enum Way {
     /// They are actors of this process, in the order of [`WorkerUp::ranks`].
-    Local(Vec<ActorRef<rank::Msg>>),
+    Local(Vec<RankRef>),
     /// They are on another node.
     Remote(Arc<RemoteWorker>),
 }
@@ -58,6 +61,8 @@ pub enum Msg {
         /// Its engine.
         description: Description,
     },
+    /// Internal: the delay before a rank's next life is over.
+    Respawn(RankIndex),
     /// Internal: time to look at the ranks' progress.
     Watch,
 }
@@ -119,8 +124,11 @@ pub enum WorkerError {
 }
 
 struct RankSlot {
-    index: RankIndex,
-    rank: ActorRef<rank::Msg>,
+    rank: RankRef,
+    /// The life that there is now.
+    actor: Option<ActorId>,
+    lives: u32,
+    budget: RestartBudget,
     progress: Arc<Progress>,
     patience: Patience,
     description: Option<Description>,
@@ -132,17 +140,99 @@ pub struct State {
     /// When the ranks were last looked at.
     looked: Instant,
     ranks: Vec<RankSlot>,
+    /// Whether the root knows that all ranks were loaded.
+    is_up: bool,
     card: Card,
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        self.ranks.iter().for_each(|slot| slot.rank.end());
+    }
+}
+
+impl RankSlot {
+    fn new(index: RankIndex, config: &Supervision) -> Self {
+        Self {
+            rank: RankRef::new(index),
+            actor: None,
+            lives: 0,
+            budget: RestartBudget::new(config),
+            progress: Arc::default(),
+            patience: Patience::default(),
+            description: None,
+        }
+    }
+}
+
 impl State {
-    /// Notes a loaded rank; says so to the root once all of them are.
-    fn loaded(&mut self, index: RankIndex, description: Description) -> Option<WorkerUp> {
-        let slot = self.ranks.iter_mut().find(|slot| slot.index == index)?;
-        slot.description = Some(description);
+    /// Begins a rank's next life.
+    async fn spawn(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        index: RankIndex,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(slot) = self.ranks.iter_mut().find(|slot| slot.rank.index == index) else {
+            return Ok(());
+        };
+        slot.lives += 1;
+        (slot.progress, slot.patience) = (Arc::default(), Patience::default());
+        let args = rank::Args {
+            node: self.args.node.clone(),
+            parent: self.card.id(),
+            worker: myself.clone(),
+            worker_name: self.args.name.clone(),
+            generation: Generation(self.args.generation.0 + slot.lives - 1),
+            index,
+            launch: self.args.launch.clone(),
+            progress: slot.progress.clone(),
+        };
+        let (rank, _) = Actor::spawn_linked(None, Rank, args, myself.get_cell()).await?;
+        slot.actor = Some(rank.get_id());
+        slot.rank.open(rank);
+        Ok(())
+    }
+
+    /// A rank has ended. Others of this worker go on, if there are any.
+    fn lost(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        actor: ActorId,
+        why: String,
+    ) -> Result<(), WorkerError> {
+        let alone = self.ranks.len() == 1;
+        let Some(slot) = self.ranks.iter_mut().find(|slot| slot.actor == Some(actor)) else {
+            return Ok(());
+        };
+        let rank = slot.rank.index;
+        (slot.actor, slot.description) = (None, None);
+        let verdict = match alone || !self.is_up {
+            true => Verdict::Escalate,
+            false => slot.budget.record(Instant::now()),
+        };
+        let Verdict::After(delay) = verdict else {
+            return Err(WorkerError::RankLost { rank, why });
+        };
+        warn!(rank = rank.0, why, ?delay, "a rank was lost, restarting it");
+        slot.rank.lost();
+        self.args.node.metrics.restarted("rank");
+        self.count();
+        myself.send_after(delay, move || Msg::Respawn(rank));
+        Ok(())
+    }
+
+    fn count(&self) {
         let loaded = self.ranks.iter().filter(|slot| slot.description.is_some()).count();
         self.card.count(0, loaded as u64);
-        if loaded < self.ranks.len() {
+    }
+
+    /// Notes a loaded rank; says so to the root once all of them are.
+    fn loaded(&mut self, index: RankIndex, description: Description) -> Option<WorkerUp> {
+        let slot = self.ranks.iter_mut().find(|slot| slot.rank.index == index)?;
+        slot.description = Some(description);
+        self.count();
+        let loaded = self.ranks.iter().all(|slot| slot.description.is_some());
+        if !loaded || std::mem::replace(&mut self.is_up, true) {
             return None;
         }
         self.card.state("serving");
@@ -150,7 +240,7 @@ impl State {
             id: self.args.node.worker_id(&self.args.name),
             model: self.args.name.as_str().into(),
             generation: self.args.generation,
-            ranks: self.ranks.iter().map(|slot| slot.index).collect(),
+            ranks: self.ranks.iter().map(|slot| slot.rank.index).collect(),
             description: self.ranks.first()?.description.clone()?,
             tokenizer: self.args.tokenizer,
             way: Way::Local(self.ranks.iter().map(|slot| slot.rank.clone()).collect()),
@@ -160,28 +250,23 @@ impl State {
     fn watch(&mut self) -> Result<(), WorkerError> {
         let (args, now) = (&self.args, Instant::now());
         let elapsed = now - std::mem::replace(&mut self.looked, now);
-        for slot in &mut self.ranks {
+        for slot in self.ranks.iter_mut().filter(|slot| slot.actor.is_some()) {
             let stuck = slot.patience.look(slot.progress.now(), elapsed, WATCH);
             let is_loaded = slot.description.is_some();
             let limit = if is_loaded { args.step_timeout } else { args.load_timeout };
             if stuck <= limit {
-                let metrics = args.node.metrics.worker(&args.name, slot.index);
+                let metrics = args.node.metrics.worker(&args.name, slot.rank.index);
                 metrics.hung_engines.set(args.node.hung_engines() as i64);
                 continue;
             }
             args.node.leave_behind(&slot.progress);
-            let rank = slot.index;
+            let rank = slot.rank.index;
             return Err(match is_loaded {
                 true => WorkerError::Stuck { rank, stuck, limit },
                 false => WorkerError::NotLoaded { rank, limit },
             });
         }
         Ok(())
-    }
-
-    fn rank_of(&self, cell: &ractor::ActorCell) -> RankIndex {
-        let slot = self.ranks.iter().find(|slot| slot.rank.get_id() == cell.get_id());
-        slot.map_or(RankIndex(0), |slot| slot.index)
     }
 }
 
@@ -206,37 +291,25 @@ impl Actor for Worker {
         };
         let card = args.node.board.hang(args.parent, label, myself.get_cell());
         card.state("loading");
-        let index = RankIndex(0);
-        let progress = Arc::new(Progress::default());
-        let rank_args = rank::Args {
-            node: args.node.clone(),
-            parent: card.id(),
-            worker: myself.clone(),
-            worker_name: args.name.clone(),
-            generation: args.generation,
-            index,
-            launch: args.launch.clone(),
-            progress: progress.clone(),
-        };
-        let (rank, _) = Actor::spawn_linked(None, Rank, rank_args, myself.get_cell()).await?;
+        let config = &args.node.config;
+        let size = config.worker.as_ref().map_or(1, |worker| worker.dp_size);
+        let ranks = (0..size).map(|i| RankSlot::new(RankIndex(i), &config.supervision)).collect();
+        let mut state = State { args, looked: Instant::now(), ranks, is_up: false, card };
+        for index in 0..size {
+            state.spawn(&myself, RankIndex(index)).await?;
+        }
         myself.send_interval(WATCH, || Msg::Watch);
-        let ranks = vec![RankSlot {
-            index,
-            rank,
-            progress,
-            patience: Patience::default(),
-            description: None,
-        }];
-        Ok(State { args, looked: Instant::now(), ranks, card })
+        Ok(state)
     }
 
     async fn handle(
         &self,
-        _: ActorRef<Msg>,
+        myself: ActorRef<Msg>,
         message: Msg,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
+            Msg::Respawn(index) => state.spawn(&myself, index).await?,
             Msg::RankLoaded { index, description } => {
                 if let Some(up) = state.loaded(index, description) {
                     state.args.root.cast(root::Msg::WorkerUp(up))?;
@@ -249,11 +322,13 @@ impl Actor for Worker {
 
     async fn handle_supervisor_evt(
         &self,
-        _: ActorRef<Msg>,
+        myself: ActorRef<Msg>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let Some((child, why)) = ended(event) else { return Ok(()) };
-        Err(WorkerError::RankLost { rank: state.rank_of(&child), why }.into())
+        if let Some((child, why)) = ended(event) {
+            state.lost(&myself, child.get_id(), why)?;
+        }
+        Ok(())
     }
 }

@@ -87,6 +87,7 @@ fn frontend(values: &mut Values, host: &Host, has_worker: bool) -> Frontend {
         tokenizer_queue: values.size("frontend.tokenizer_queue"),
         tokenizer_cached_words: values.size("frontend.tokenizer_cached_words"),
         template_fuel: values.size("frontend.template_fuel") as u64,
+        router: super::router::router(values),
     }
 }
 
@@ -166,6 +167,10 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         max_waiting: values.size("worker.max_waiting"),
         max_batch_tokens: values.size("worker.max_batch_tokens"),
         prefix_cache: values.switch("worker.prefix_cache"),
+        kv_events: values.switch("worker.kv_events"),
+        kv_event_buffer: values.size("worker.kv_event_buffer"),
+        report_interval: values.time("worker.report_ms"),
+        dp_size: values.size("worker.dp_size") as u16,
         stream_frames: values.size("worker.stream_frames"),
         step_timeout: values.time("worker.step_timeout_s"),
         load_timeout: values.time("worker.load_timeout_s"),
@@ -263,7 +268,7 @@ impl Values {
         }
     }
 
-    fn decimal(&self, key: &str) -> f64 {
+    pub(super) fn decimal(&self, key: &str) -> f64 {
         match self.get(key) {
             Some(Value::Decimal(value)) => value,
             other => panic!("the schema makes {key} {other:?}"),

@@ -11,6 +11,7 @@ mod host;
 mod keys;
 mod read;
 mod reference;
+mod router;
 mod schema;
 mod value;
 mod yaml;
@@ -26,6 +27,8 @@ pub use crate::actors::cluster::discovery::Discovery;
 pub use error::{ConfigErrors, Origin, Problem};
 pub use read::{Profile, load};
 pub use reference::reference;
+
+use crate::router::{Affinity, Mode, Policy, Weights};
 
 /// What may run.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,6 +156,8 @@ pub struct Frontend {
     pub tokenizer_cached_words: usize,
     /// `frontend.template_fuel`: instructions that a chat template may run. Default 5,000,000.
     pub template_fuel: u64,
+    /// `frontend.router:`
+    pub router: Router,
 }
 
 /// A model as a front end offers it.
@@ -190,6 +195,45 @@ impl std::fmt::Debug for ApiKey {
     }
 }
 
+/// `frontend.router:` how a rank is chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Router {
+    /// `frontend.router.mode`. Default `kv`.
+    pub mode: Mode,
+    /// `frontend.router.modes`: by model's name. Default none.
+    pub modes: Vec<(String, Mode)>,
+    /// The weights of mode `kv`.
+    pub weights: Weights,
+    /// `frontend.router.predicted_ttl_s`: how long a prompt counts as cached on the rank it was sent
+    /// to. Default 5 s.
+    pub predicted_ttl: Duration,
+    /// `frontend.router.silent_ttl_s`: the same for ranks that tell nothing. Default 120 s.
+    pub silent_ttl: Duration,
+    /// `frontend.router.predicted_blocks`: KV blocks that may count so. Default 1,048,576.
+    pub predicted_blocks: usize,
+    /// `frontend.router.queue`: requests that wait while all ranks are full. Default 0.
+    pub queue: usize,
+    /// `frontend.router.queue_wait_s`: how long they wait. Default 30 s.
+    pub queue_wait: Duration,
+    /// `frontend.router.queue_policy`: which of a client's goes first. Default `fcfs`.
+    pub queue_policy: Policy,
+    /// `frontend.router.affinity`: whether sessions stay on their ranks. Default `off`.
+    pub affinity: Affinity,
+    /// `frontend.router.affinity_ttl_s`: how long a session is remembered. Default 600 s.
+    pub affinity_ttl: Duration,
+    /// `frontend.router.affinity_sessions`: how many are. Default 65,536.
+    pub affinity_sessions: usize,
+}
+
+impl Router {
+    /// How a rank is chosen for this model.
+    pub fn mode_of(&self, model: &str) -> Mode {
+        let own = self.modes.iter().find(|(name, _)| name == model);
+        own.map_or(self.mode, |(_, mode)| *mode)
+    }
+}
+
 /// `worker:` the engine side.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -221,6 +265,16 @@ pub struct Worker {
     pub max_batch_tokens: usize,
     /// `worker.prefix_cache`: whether KV blocks are found again by their tokens. Default true.
     pub prefix_cache: bool,
+    /// `worker.kv_events`: whether front ends are told which KV blocks are cached. Default true.
+    pub kv_events: bool,
+    /// `worker.kv_event_buffer`: changes of the prefix cache that wait for one front end. Default
+    /// 65,536.
+    pub kv_event_buffer: usize,
+    /// `worker.report_ms`: how often front ends without legs hear of a load that changes. Default
+    /// 50 ms.
+    pub report_interval: Duration,
+    /// `worker.dp_size`: data-parallel ranks. Default 1.
+    pub dp_size: u16,
     /// `worker.stream_frames`: step frames that a token stream may hold before the next ones are
     /// merged. Default 16.
     pub stream_frames: usize,

@@ -2,6 +2,7 @@
 
 pub(super) use super::keys::keys;
 use super::{Cluster, Config, Frontend, Worker};
+use crate::router::Mode;
 
 /// One key of the configuration.
 pub(super) struct Key {
@@ -237,6 +238,10 @@ pub(super) const HOST_PORT: Item =
 pub(super) const MODEL: Item = Item {
     rule: "the directory of a Hugging Face checkpoint, or NAME=DIRECTORY",
     holds: |text| !text.is_empty() && !text.contains('\0'),
+};
+pub(super) const MODEL_MODE: Item = Item {
+    rule: "a model's name, =, and kv, round-robin, random, power-of-two, least-loaded or direct",
+    holds: |text| text.rsplit_once('=').is_some_and(|(_, mode)| Mode::named(mode).is_some()),
 };
 pub(super) const ENDPOINT: Item = Item {
     rule: "http://host:port",

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::{Description, Engine, EngineError, Leg, Load, StepOutput};
-use crate::ids::LegId;
+use crate::ids::{BlockHash, LegId};
 
 /// What happens instead of, or before, the next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +143,10 @@ impl<E: Engine> Engine for Faulty<E> {
 
     fn load(&self) -> Load {
         self.engine.load()
+    }
+
+    fn cached_blocks(&self, out: &mut Vec<BlockHash>) {
+        self.engine.cached_blocks(out);
     }
 }
 

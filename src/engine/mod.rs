@@ -50,6 +50,19 @@ pub struct Description {
     pub max_running: usize,
     /// Most legs that wait for their turn; one more is refused.
     pub max_waiting: usize,
+    /// What others can know of its prefix cache.
+    pub prefix_cache: PrefixCache,
+}
+
+/// What others can know of an engine's prefix cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum PrefixCache {
+    /// It has none.
+    None,
+    /// It has one, and does not tell what is in it.
+    Silent,
+    /// Its [`KvEvent`]s tell what is in it.
+    Told,
 }
 
 /// What an engine does. Driven from one thread; no method waits for anything but computation.
@@ -77,6 +90,9 @@ pub trait Engine: Send {
 
     /// The pressure this engine is under now.
     fn load(&self) -> Load;
+
+    /// Appends the names of all blocks that can be found now: what its events add up to.
+    fn cached_blocks(&self, out: &mut Vec<BlockHash>);
 }
 
 /// What one step did. Reused from step to step; [`StepOutput::clear`] keeps the allocations.
@@ -157,6 +173,10 @@ pub struct Load {
     pub blocks_cached: u32,
     /// Blocks in the pool.
     pub blocks_total: u32,
+    /// Tokens of prompts in the batch that are still to be computed.
+    pub prefill_tokens: u64,
+    /// Tokens of legs in the queue.
+    pub waiting_tokens: u64,
     /// Legs put back into the queue because blocks ran out, since the engine started.
     pub preemptions: u64,
 }

@@ -169,6 +169,8 @@ impl From<&Failure> for ApiError {
     fn from(failure: &Failure) -> Self {
         let (problem, retry_after) = match failure {
             Failure::Rejected(error) => (rejected(error), None),
+            Failure::UnknownRank { .. } => (Problem::InvalidValue, None),
+            Failure::RankNeeded { .. } => (Problem::Missing, None),
             Failure::TooManyRequests { retry_after, .. } => {
                 (Problem::TooManyRequests, Some(*retry_after))
             }
@@ -179,7 +181,9 @@ impl From<&Failure> for ApiError {
             Failure::SlowClient { .. } => (Problem::SlowClient, None),
             Failure::Internal(_) => (Problem::Internal, None),
         };
-        Self { problem, message: failure.to_string(), param: None, retry_after }
+        let of_rank = matches!(failure, Failure::UnknownRank { .. } | Failure::RankNeeded { .. });
+        let param = of_rank.then(|| "rank".to_owned());
+        Self { problem, message: failure.to_string(), param, retry_after }
     }
 }
 
@@ -266,6 +270,8 @@ mod tests {
                 Some("1"),
             ),
             (Failure::Draining { retry_after: s(5) }, 503, Some("5")),
+            (Failure::UnknownRank { rank: model(), known: model() }, 400, None),
+            (Failure::RankNeeded { known: model() }, 400, None),
             (Failure::RanksLost { times: 3, last: model() }, 503, None),
             (Failure::TimedOut { after: s(600) }, 504, None),
             (Failure::SlowClient { unread: 2, limit: 1 }, 408, None),

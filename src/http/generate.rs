@@ -8,19 +8,26 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use tokio::sync::oneshot;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::app::App;
+use super::auth;
 use super::errors::{ApiError, Problem};
-use super::openai::{Head, Kind, Limits, StreamOptions, StreamReply, UnaryReply};
+use super::openai::{Head, Kind, Limits, StreamOptions, StreamReply, Told, UnaryReply};
 use super::outbox::outbox;
 use super::prepare::{self, Job};
 use super::random;
 use crate::actors::failure::Failure;
 use crate::actors::handle::FrontendHandle;
-use crate::actors::reply::{NewRequest, Reply};
+use crate::actors::reply::{NewRequest, Reply, Wishes};
 
 /// Longer bodies are parsed and tokenized on the pool: about a millisecond of work.
 const INLINE_BYTES: usize = 4 << 10;
+
+/// The rank that a client wants.
+const RANK_HEADER: &str = "x-cuelight-rank";
+/// The session that a request belongs to.
+const SESSION_HEADER: &str = "x-cuelight-session";
 
 type Prepare = fn(&FrontendHandle, &[u8], Limits) -> Result<Job, ApiError>;
 
@@ -37,8 +44,14 @@ pub(super) async fn completion(
 
 async fn answer(app: &App, request: Request, prepare: Prepare) -> Result<Response, ApiError> {
     app.refuse_if_draining()?;
+    let rank = text_header(&request, RANK_HEADER)?;
+    let session = text_header(&request, SESSION_HEADER)?;
+    let tenant = auth::tenant(request.headers());
     let body = app.body(request).await?;
-    let job = job(app, body, prepare).await?;
+    let mut job = job(app, body, prepare).await?;
+    job.common.rank = rank.or(job.common.rank);
+    job.common.session = session.or(job.common.session);
+    job.tenant = tenant;
     let head = Head {
         kind: job.kind,
         id: random::id(match job.kind {
@@ -49,6 +62,15 @@ async fn answer(app: &App, request: Request, prepare: Prepare) -> Result<Respons
         created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
     };
     if job.common.stream { stream(app, job, head).await } else { unary(app, job, head).await }
+}
+
+/// What the client wants of the router and says in a header: that goes over the body.
+fn text_header(request: &Request, name: &str) -> Result<Option<String>, ApiError> {
+    let Some(value) = request.headers().get(name) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| {
+        ApiError::of(Problem::InvalidValue, name, format!("{name}: must be visible ASCII text"))
+    })?;
+    Ok(Some(text.to_owned()))
 }
 
 async fn job(app: &App, body: Bytes, prepare: Prepare) -> Result<Job, ApiError> {
@@ -68,7 +90,8 @@ async fn unary(app: &App, job: Job, head: Head) -> Result<Response, ApiError> {
     let choices = job.prompts.len() * job.common.n;
     let id = head.id.clone();
     let echo = job.echo.as_deref();
-    let reply = UnaryReply::new(head, choices, job.common.n, logprobs, echo, answered);
+    let told = Told::new(choices, job.common.return_ranks, job.common.explain_routing);
+    let reply = UnaryReply::new(head, choices, job.common.n, logprobs, echo, told, answered);
     let _guard = app.handle.admit(new_request(job, id, Box::new(reply))?).await?;
     let body = answer.await.unwrap_or(Err(DROPPED))?;
     let mut response = Response::new(Body::from(body));
@@ -84,6 +107,7 @@ async fn stream(app: &App, job: Job, head: Head) -> Result<Response, ApiError> {
     let options = StreamOptions {
         include_usage: job.common.include_usage,
         ranks: job.common.return_ranks,
+        routing: job.common.explain_routing,
         logprobs: job.sampling.logprobs.is_some().then(|| job.model.text.clone()),
         echo: job.echo.clone(),
         n: job.common.n,
@@ -121,7 +145,14 @@ fn new_request(job: Job, public_id: String, reply: Box<dyn Reply>) -> Result<New
         include_stop: job.common.include_stop,
         skip_special_tokens: job.common.skip_special_tokens,
         salt: job.common.salt,
-        tell_ranks: job.common.return_ranks,
+        wishes: Wishes {
+            tell_ranks: job.common.return_ranks,
+            explain: job.common.explain_routing,
+            rank: job.common.rank,
+            session: job.common.session.map(|session| xxh3_64(session.as_bytes())),
+            tenant: job.tenant,
+            priority: job.common.priority,
+        },
         public_id,
         reply,
     })

@@ -52,6 +52,7 @@ pub(super) fn health_of(
                 "reason": model.reason,
                 "ranks_ready": model.ranks_ready,
                 "refused": model.refused,
+                "warnings": model.warnings,
             })
         })
         .collect();
@@ -210,6 +211,7 @@ mod tests {
             reason: reason.map(str::to_owned),
             ranks_ready: usize::from(reason.is_none()),
             refused: Vec::new(),
+            warnings: Vec::new(),
         };
         let cases = [
             (vec![], false, 503, "not_ready"),
@@ -223,8 +225,7 @@ mod tests {
             assert_eq!((found.as_u16(), &body["status"]), (code, &status.into()), "{models:?}");
         }
         let (_, body) = health_of(&[model(Some("loading"))], false, &[]);
-        let expected =
-            r#"{"id":"m","ready":false,"reason":"loading","ranks_ready":0,"refused":[]}"#;
+        let expected = r#"{"id":"m","ready":false,"reason":"loading","ranks_ready":0,"refused":[],"warnings":[]}"#;
         assert_eq!(body["models"][0].to_string(), expected);
     }
 

@@ -24,6 +24,8 @@ pub(super) struct Job {
     pub(super) max_tokens: u32,
     pub(super) sampling: Sampling,
     pub(super) common: Common,
+    /// Tells the requests of one API key from those of another.
+    pub(super) tenant: u64,
 }
 
 /// The model of this name.
@@ -131,7 +133,7 @@ fn job(
         );
         return Err(ApiError::of(Problem::InvalidValue, "min_tokens", text));
     }
-    Ok(Job { kind, model, prompts, echo, max_tokens, sampling, common })
+    Ok(Job { kind, model, prompts, echo, max_tokens, sampling, common, tenant: 0 })
 }
 
 /// How many tokens each choice may have: what the client asked for, if it fits into the context

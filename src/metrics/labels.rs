@@ -70,6 +70,8 @@ label_values! {
     Migration {
         /// Its worker failed or panicked.
         WorkerLost = "worker_lost",
+        /// Its rank was lost, and its worker was not.
+        RankLost = "rank_lost",
         /// Its sequence's actor was lost.
         SequenceLost = "sequence_lost",
         /// The rank's queue was full.

@@ -9,6 +9,7 @@ mod labels;
 mod mailbox;
 mod model;
 mod process;
+mod router;
 mod worker;
 
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ pub use histogram::{Histogram, Seconds, Tokens, Unit};
 pub use labels::{Cancellation, Counters, LabelValue, Migration, Outcome, Refusal, Turned};
 pub use mailbox::{Depth, Mailboxes, Queued};
 pub use model::ModelMetrics;
+pub use router::RouterMetrics;
 pub use worker::WorkerMetrics;
 
 use crate::ids::RankIndex;
@@ -49,6 +51,8 @@ pub struct Metrics {
     limits: Family<KeyLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
     model_families: model::Families,
     models: Mutex<HashMap<String, Arc<ModelMetrics>>>,
+    router_families: router::Families,
+    routers: Mutex<HashMap<String, Arc<RouterMetrics>>>,
     worker_families: worker::Families,
     workers: Mutex<HashMap<(String, u16), Arc<WorkerMetrics>>>,
 }
@@ -132,6 +136,8 @@ impl Metrics {
             limits: add.family("limit", "Configured limits, by key"),
             model_families: model::Families::register(&mut add),
             models: Mutex::default(),
+            router_families: router::Families::register(&mut add),
+            routers: Mutex::default(),
             worker_families: worker::Families::register(&mut add),
             workers: Mutex::default(),
             registry,
@@ -151,6 +157,13 @@ impl Metrics {
         let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         let new = || Arc::new(self.model_families.handles(name));
         models.entry(name.to_owned()).or_insert_with(new).clone()
+    }
+
+    /// The metrics of the router of one served model: ask once, keep the handle.
+    pub fn router(&self, model: &str) -> Arc<RouterMetrics> {
+        let mut routers = self.routers.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(self.router_families.handles(model));
+        routers.entry(model.to_owned()).or_insert_with(new).clone()
     }
 
     /// The metrics of one rank of a worker: ask once, keep the handle.

@@ -39,6 +39,8 @@ pub struct WorkerMetrics {
     pub preemptions: Counter,
     /// Engines lost.
     pub engine_failures: Counter,
+    /// How often a front end was sent the whole prefix cache anew.
+    pub kv_snapshots: Counter,
     /// Engines of this rank that stand still and could not be ended.
     pub hung_engines: Gauge,
 }
@@ -79,6 +81,7 @@ pub(super) struct Families {
     step: Family<Labels, Histogram<Seconds>>,
     preemptions: Family<Labels, Counter>,
     engine_failures: Family<Labels, Counter>,
+    kv_snapshots: Family<Labels, Counter>,
     hung_engines: Family<Labels, Gauge>,
 }
 
@@ -97,6 +100,10 @@ impl Families {
             preemptions: add
                 .family("preemptions", "Legs put back into the queue because blocks ran out"),
             engine_failures: add.family("engine_failures", "Engines lost"),
+            kv_snapshots: add.family(
+                "kv_snapshots",
+                "How often a front end was sent the whole prefix cache anew",
+            ),
             hung_engines: add
                 .family("hung_engines", "Engines that stand still and could not be ended"),
         }
@@ -115,6 +122,7 @@ impl Families {
             step: self.step.get_or_create_owned(&labels),
             preemptions: self.preemptions.get_or_create_owned(&labels),
             engine_failures: self.engine_failures.get_or_create_owned(&labels),
+            kv_snapshots: self.kv_snapshots.get_or_create_owned(&labels),
             hung_engines: self.hung_engines.get_or_create_owned(&labels),
         }
     }

@@ -1,5 +1,6 @@
 //! From the config to what the tree needs: the served model and the way to make its engine.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -7,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorRef};
+use sha2::{Digest, Sha256};
 
 use super::{StartError, meeting};
 use crate::actors::context::NodeContext;
@@ -14,7 +16,8 @@ use crate::actors::handle::Shared;
 use crate::actors::models::ServedModel;
 use crate::actors::rank::Launch;
 use crate::actors::root::{self, NodeRoot, WorkerSpec};
-use crate::config::{self, Config, EngineKind, Frontend, Worker};
+use crate::actors::router::ModelRouter;
+use crate::config::{self, Config, EngineKind, Frontend, OfferedModel, Worker};
 use crate::engine::blocks::HashKey;
 use crate::engine::embedded::Embedded;
 use crate::engine::faulty::Faulty;
@@ -24,6 +27,7 @@ use crate::engine::native::{KvSize, NativeModel, Options, Precision};
 use crate::engine::schedule::Limits;
 use crate::engine::sim::{SimConfig, SimModel, Timing};
 use crate::engine::{Engine, EngineError, Sampling};
+use crate::ids::RankIndex;
 use crate::metrics::Metrics;
 use crate::text::{TextLimits, TextModel};
 
@@ -45,10 +49,10 @@ impl Tree {
     /// # Errors
     /// What is wrong with the model, or the tree did not start.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let served = served_models(&config)?;
+        let metrics = Arc::new(Metrics::new());
+        let served = served_models(&config, &metrics)?;
         let tokenizer = config.worker.as_ref().map(|worker| fingerprint(&worker.model));
         let tokenizer = tokenizer.transpose()?.unwrap_or_default();
-        let metrics = Arc::new(Metrics::new());
         metrics.set_limits(config.limits());
         let node = Arc::new(NodeContext::new(config, metrics));
         let limits = node.config.frontend.clone();
@@ -69,17 +73,23 @@ impl Tree {
 }
 
 /// Reads all that the front end has to know about the models it offers. No weights are read.
-fn served_models(config: &Config) -> Result<Vec<Arc<ServedModel>>, StartError> {
+fn served_models(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<ServedModel>>, StartError> {
     let Some(frontend) = &config.frontend else { return Ok(Vec::new()) };
+    let router = |name: &str| {
+        let seed = RandomState::new().hash_one(name);
+        let metrics = metrics.router(name);
+        Arc::new(ModelRouter::new(name, &frontend.router, hash_key(config), seed, metrics))
+    };
     let mut served = Vec::new();
-    for model in &frontend.models {
-        served.push(served_model(frontend, &model.name, &model.dir, frontend.max_context)?);
+    for OfferedModel { name, dir } in &frontend.models {
+        served.push(served_model(frontend, name, dir, frontend.max_context, router(name))?);
     }
     if let Some(worker) = &config.worker
         && !served.iter().any(|model| model.name == worker.served_name)
     {
         let cap = frontend.max_context.or(worker.max_context);
-        served.push(served_model(frontend, &worker.served_name, &worker.model, cap)?);
+        let name = &worker.served_name;
+        served.push(served_model(frontend, name, &worker.model, cap, router(name))?);
     }
     served.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(served)
@@ -90,6 +100,7 @@ fn served_model(
     name: &str,
     dir: &Path,
     cap: Option<usize>,
+    router: Arc<ModelRouter>,
 ) -> Result<Arc<ServedModel>, StartError> {
     let card = read_card(dir)
         .map_err(|error| StartError::Model { dir: dir.to_owned(), source: Box::new(error) })?;
@@ -109,9 +120,18 @@ fn served_model(
         context: context(cap, &card),
         tokenizer: fingerprint(dir)?,
         begun_waiting: AtomicUsize::new(0),
+        router,
         sampling: suggested(&card),
         text: Arc::new(text),
     }))
+}
+
+/// What names of KV blocks are keyed with: the same on all nodes of a cluster, known to none of its
+/// clients.
+fn hash_key(config: &Config) -> HashKey {
+    let Some(cluster) = &config.cluster else { return HashKey::default() };
+    let digest = Sha256::new().chain_update(b"KV blocks").chain_update(&cluster.cookie).finalize();
+    HashKey(digest.into())
 }
 
 /// Hash of what turns text into token ids: two nodes with the same one mean the same by an id.
@@ -148,15 +168,16 @@ fn suggested(card: &ModelCard) -> Sampling {
 /// The way to make a rank's engine, as often as it is lost.
 fn engine(node: &Arc<NodeContext>, worker: &Worker) -> Launch {
     let (node, worker) = (node.clone(), worker.clone());
-    Arc::new(move || match worker.engine {
-        EngineKind::Native => finish(&node, &worker, native(&worker)?),
-        EngineKind::Sim => finish(&node, &worker, sim(&worker)?),
+    Arc::new(move |rank| match worker.engine {
+        EngineKind::Native => finish(&node, &worker, rank, native(&worker)?),
+        EngineKind::Sim => finish(&node, &worker, rank, sim(&worker)?),
     })
 }
 
 fn finish<M: Model + 'static>(
     node: &NodeContext,
     worker: &Worker,
+    rank: RankIndex,
     model: M,
 ) -> Result<Box<dyn Engine>, EngineError> {
     let limits = Limits {
@@ -165,9 +186,10 @@ fn finish<M: Model + 'static>(
         max_batch_tokens: worker.max_batch_tokens,
         prefix_cache: worker.prefix_cache,
     };
-    let engine = Embedded::new(model, limits, &HashKey::default());
+    let engine = Embedded::new(model, limits, &hash_key(&node.config));
     if node.config.faults.enabled {
-        return Ok(Box::new(Faulty::new(engine, node.fault_switch(&worker.served_name))));
+        let name = format!("{}/{}", worker.served_name, rank.0);
+        return Ok(Box::new(Faulty::new(engine, node.fault_switch(&name))));
     }
     Ok(Box::new(engine))
 }
@@ -183,7 +205,8 @@ fn known_ids(worker: &Worker) -> Result<usize, EngineError> {
 
 fn native(worker: &Worker) -> Result<NativeModel, EngineError> {
     let options = Options {
-        threads: worker.threads,
+        // The ranks of a worker compute side by side.
+        threads: (worker.threads / usize::from(worker.dp_size)).max(1),
         precision: match worker.precision {
             config::Precision::Weights => Precision::Weights,
             config::Precision::F32 => Precision::F32,

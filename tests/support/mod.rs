@@ -7,7 +7,8 @@ use std::time::Duration;
 use cuelight::actors::failure::Failure;
 use cuelight::actors::faults::Fault;
 use cuelight::actors::handle::{ClientGuard, FrontendHandle};
-use cuelight::actors::reply::{Delta, Finish, NewRequest, Reply, Usage};
+use cuelight::actors::reply::{Delta, Finish, NewRequest, Reply, Usage, Wishes};
+use cuelight::actors::router::Explanation;
 use cuelight::config::{self, Profile};
 use cuelight::engine::Sampling;
 use cuelight::node::launch::Tree;
@@ -29,6 +30,10 @@ pub struct Said {
     pub dropped: bool,
     /// Bursts.
     pub flushes: usize,
+    /// Ranks that served it, if asked for.
+    pub ranks: Vec<String>,
+    /// And why those.
+    pub routing: Vec<Explanation>,
 }
 
 impl Said {
@@ -62,7 +67,13 @@ impl Reply for Recorder {
         self.note(|said| said.accepted = true);
     }
 
-    fn started(&mut self, _: usize, _: String) {}
+    fn started(&mut self, _: usize, rank: String) {
+        self.note(|said| said.ranks.push(rank));
+    }
+
+    fn routed(&mut self, _: usize, explanation: Explanation) {
+        self.note(|said| said.routing.push(explanation));
+    }
 
     fn delta(&mut self, delta: Delta<'_>) {
         self.note(|said| {
@@ -159,6 +170,7 @@ pub struct Ask {
     pub sampling: Sampling,
     pub backlog: usize,
     pub panics_at: usize,
+    pub wishes: Wishes,
 }
 
 impl Ask {
@@ -166,7 +178,8 @@ impl Ask {
         let sampling = Sampling { ignore_eos: true, ..Sampling::default() };
         let (prompt, stop) = (prompt.to_string(), Vec::new());
         let (backlog, panics_at) = (0, usize::MAX);
-        Self { prompt, max_tokens, n: 1, stop, sampling, backlog, panics_at }
+        let wishes = Wishes::default();
+        Self { prompt, max_tokens, n: 1, stop, sampling, backlog, panics_at, wishes }
     }
 }
 
@@ -233,7 +246,7 @@ impl Harness {
             include_stop: false,
             skip_special_tokens: true,
             salt: 0,
-            tell_ranks: false,
+            wishes: ask.wishes.clone(),
             public_id: "test".to_string(),
             reply: Box::new(Recorder {
                 shared: shared.clone(),
@@ -259,6 +272,10 @@ impl Harness {
     }
 
     /// How many actors of a kind live.
+    pub fn kill_named(&self, kind: &str, name: &str) -> String {
+        self.inject(Fault::KillActor { kind: kind.to_string(), name: Some(name.to_string()) })
+    }
+
     pub fn census(&self, kind: &str) -> usize {
         self.tree.node.board.census().get(kind).copied().unwrap_or(0)
     }

@@ -78,6 +78,7 @@ pub fn changes(old: Option<&NodeCard>, new: &NodeCard) -> Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::PrefixCache;
 
     fn worker(name: &str, generation: u32) -> WorkerCard {
         WorkerCard {
@@ -95,6 +96,7 @@ mod tests {
                 block_bytes: 1,
                 max_running: 2,
                 max_waiting: 3,
+                prefix_cache: PrefixCache::Told,
             },
             tokenizer: 1,
         }

@@ -71,9 +71,7 @@ impl Door {
         let up = inside.worker.as_ref()?;
         let is_it = &*up.id.worker == worker && up.generation == generation;
         match &up.way {
-            Way::Local(ranks) if is_it => {
-                Some(up.ranks.iter().copied().zip(ranks.iter().cloned()).collect())
-            }
+            Way::Local(ranks) if is_it => Some(ranks.clone()),
             _ => None,
         }
     }

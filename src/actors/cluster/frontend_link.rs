@@ -16,10 +16,11 @@ use super::transport::Connection;
 use super::wire::{Io, Pulse, Reader, Writer};
 use crate::actors::context::NodeContext;
 use crate::actors::link::{Frame, LinkId};
-use crate::actors::rank;
+use crate::actors::rank::{self, RankRef};
 use crate::actors::tree::{Card, CardId, Counters, Label};
+use crate::engine::Leg;
 use crate::ids::{Generation, RankIndex};
-use crate::metrics::Depth;
+use crate::metrics::{Depth, Queued};
 use crate::task::Task;
 
 /// What a `FrontendLink` answers to.
@@ -32,7 +33,7 @@ pub enum Msg {
 }
 
 /// The ranks of a worker of this process.
-pub type Ranks = Vec<(RankIndex, ActorRef<rank::Msg>)>;
+pub type Ranks = Vec<RankRef>;
 
 /// What a `FrontendLink` starts from.
 pub struct Args {
@@ -62,9 +63,7 @@ pub struct State {
 
 impl Drop for State {
     fn drop(&mut self) {
-        for (_, rank) in &self.ranks {
-            let _ = rank.cast(rank::Msg::Detach { link: self.link }); // gone: its legs are, too
-        }
+        self.ranks.iter().for_each(|rank| rank.detach(self.link));
     }
 }
 
@@ -91,8 +90,9 @@ impl Actor for FrontendLink {
         let card = node.board.hang(parent, label, myself.get_cell());
         let link = LinkId::next();
         let (frames, stream) = mpsc::channel(node.stream_frames());
-        for (_, rank) in &ranks {
-            rank.cast(rank::Msg::Attach { link, frames: frames.clone() })?;
+        if !ranks.iter().all(|rank| rank.attach(link, frames.clone())) {
+            ranks.iter().for_each(|rank| rank.detach(link));
+            return Err("the worker has ended".into());
         }
         let (read, write) = tokio::io::split(connection.io);
         let reader = Reader::new(read, pulse);
@@ -101,7 +101,8 @@ impl Actor for FrontendLink {
         let writing = write_down(write, stream, told, pulse, counters.clone());
         let _writer = watch(myself.clone(), writing);
         let depth = node.metrics.mailboxes.ranks.clone();
-        let _reader = watch(myself, read_up(reader, link, ranks.clone(), depth, counters));
+        let legs = Legs { link, ranks: ranks.clone(), frames: frames.downgrade(), depth };
+        let _reader = watch(myself, read_up(reader, legs, counters));
         card.state("linked");
         Ok(State { link, ranks, news, card, _reader, _writer })
     }
@@ -140,28 +141,51 @@ fn watch(actor: ActorRef<Msg>, work: impl Future<Output = String> + Send + 'stat
     })
 }
 
-async fn read_up(
-    mut reader: Reader<ReadHalf<Box<dyn Io>>>,
+/// Where what the front end asks for goes.
+struct Legs {
     link: LinkId,
     ranks: Ranks,
+    /// Weak: the stream ends with its ranks.
+    frames: mpsc::WeakSender<Frame>,
     depth: Arc<Depth>,
+}
+
+impl Legs {
+    /// `false` if the rank does not live: the front end is told of that.
+    fn tell(&self, rank: RankIndex, message: impl FnOnce(LinkId, Queued) -> rank::Msg) -> bool {
+        let rank = self.ranks.iter().find(|known| known.index == rank);
+        rank.is_some_and(|rank| rank.cast(message(self.link, self.depth.put())))
+    }
+
+    async fn admit(&self, rank: RankIndex, leg: Leg) {
+        let id = leg.id;
+        let admitted = self.tell(rank, |link, queued| rank::Msg::Admit { leg, link, queued });
+        if let (false, Some(frames)) = (admitted, self.frames.upgrade()) {
+            // Closed: the front end is gone, and so are its legs.
+            let _ = frames.send(Frame { lost: vec![id], ..Frame::default() }).await;
+        }
+    }
+}
+
+async fn read_up(
+    mut reader: Reader<ReadHalf<Box<dyn Io>>>,
+    legs: Legs,
     counters: Counters,
 ) -> String {
-    let rank_of = |index: RankIndex| ranks.iter().find(|(known, _)| *known == index);
     loop {
-        // A rank that is gone closes the other direction, which ends the link.
-        let _ = match reader.message().await {
+        match reader.message().await {
             Ok(Up::Admit { rank, leg }) => {
                 counters.add(2, 1);
-                let queued = depth.put();
-                rank_of(rank).map(|(_, rank)| rank.cast(rank::Msg::Admit { leg, link, queued }))
+                legs.admit(rank, leg).await;
+            }
+            Ok(Up::Snapshot { rank }) => {
+                legs.tell(rank, |link, _| rank::Msg::Snapshot { link });
             }
             Ok(Up::Cancel { rank, leg }) => {
-                let queued = depth.put();
-                rank_of(rank).map(|(_, rank)| rank.cast(rank::Msg::Cancel { leg, queued }))
+                legs.tell(rank, |_, queued| rank::Msg::Cancel { leg, queued });
             }
             Err(error) => return format!("the front end is gone: {error}"),
-        };
+        }
     }
 }
 

@@ -35,6 +35,11 @@ pub enum Up {
         /// What.
         leg: Leg,
     },
+    /// Tell all that the prefix cache has.
+    Snapshot {
+        /// Of which rank.
+        rank: RankIndex,
+    },
     /// End this leg. Unknown legs are ignored.
     Cancel {
         /// Where it is.
@@ -69,6 +74,11 @@ impl ToWorker {
     /// Ends a leg; `false` if the stream has ended, or is not read: only its end will end the leg.
     pub fn cancel(&self, rank: RankIndex, leg: LegId) -> bool {
         self.send(Up::Cancel { rank, leg })
+    }
+
+    /// Asks for all that a rank has cached; `false` if the stream has ended, or is not read.
+    pub fn snapshot(&self, rank: RankIndex) -> bool {
+        self.send(Up::Snapshot { rank })
     }
 
     fn send(&self, message: Up) -> bool {

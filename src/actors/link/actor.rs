@@ -10,9 +10,11 @@ use tracing::info;
 use super::{Burst, Frame, Link, LinkId, Road};
 use crate::actors::cluster::stream::{Down, FromWorker, RemoteWorker, ToWorker};
 use crate::actors::context::NodeContext;
+use crate::actors::frontend;
+use crate::actors::rank::RankRef;
+use crate::actors::router::ModelRouter;
 use crate::actors::tree::{Card, CardId, Counters, Label};
 use crate::actors::worker::{Way, WorkerUp};
-use crate::actors::{frontend, rank};
 use crate::task::Task;
 
 /// What a `WorkerLink` answers to.
@@ -34,11 +36,14 @@ pub struct Args {
     pub frontend: ActorRef<frontend::Msg>,
     /// The worker to link.
     pub up: WorkerUp,
+    /// Chooses ranks for the model that it serves.
+    pub router: Arc<ModelRouter>,
 }
 
 /// A `WorkerLink`'s memory; dropping it ends the link.
 pub struct State {
     up: WorkerUp,
+    router: Arc<ModelRouter>,
     frontend: ActorRef<frontend::Msg>,
     link: Option<Arc<Link>>,
     task: Option<Task>,
@@ -58,13 +63,13 @@ impl State {
     fn attach(
         &mut self,
         myself: &ActorRef<Msg>,
-        ranks: Vec<ActorRef<rank::Msg>>,
+        ranks: Vec<RankRef>,
         node: &NodeContext,
     ) -> Result<(), ActorProcessingErr> {
         let link = LinkId::next();
         let (frames, stream) = mpsc::channel(node.stream_frames());
         for rank in &ranks {
-            if rank.cast(rank::Msg::Attach { link, frames: frames.clone() }).is_err() {
+            if !rank.attach(link, frames.clone()) {
                 // Its worker is being replaced: that must not cost the front end anything.
                 myself.cast(Msg::Ended("a rank of the worker has ended".to_string()))?;
                 return Ok(());
@@ -81,7 +86,7 @@ impl State {
         road: Road,
         source: Source,
     ) -> Result<(), ActorProcessingErr> {
-        let link = Arc::new(Link::new(&self.up, myself.clone(), road));
+        let link = Arc::new(Link::new(&self.up, self.router.clone(), myself.clone(), road));
         self.link = Some(link.clone());
         self.card.state("linked");
         let end = Ending { actor: myself.clone(), why: "the worker closed the stream".into() };
@@ -104,7 +109,7 @@ impl Actor for WorkerLink {
         myself: ActorRef<Msg>,
         args: Args,
     ) -> Result<State, ActorProcessingErr> {
-        let Args { node, parent, frontend, up } = args;
+        let Args { node, parent, frontend, up, router } = args;
         let label = Label {
             kind: "WorkerLink",
             name: up.id.to_string(),
@@ -112,7 +117,7 @@ impl Actor for WorkerLink {
             counters: &["frames", "tokens"],
         };
         let card = node.board.hang(parent, label, myself.get_cell());
-        let mut state = State { up, frontend, link: None, task: None, card };
+        let mut state = State { up, router, frontend, link: None, task: None, card };
         match state.up.way.clone() {
             Way::Local(ranks) => state.attach(&myself, ranks, &node)?,
             Way::Remote(worker) => {

@@ -6,6 +6,7 @@ use bincode::{Decode, Encode};
 
 use crate::engine::{EngineError, Load, Started, StepOutput, TokenOut};
 use crate::ids::{LegId, RankIndex};
+use crate::router::KvNews;
 
 /// Names one stream between a front end and a worker, unique within the life of the worker's node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,8 +33,12 @@ pub struct Frame {
     pub failed: Vec<(LegId, EngineError)>,
     /// Legs whose actor on the rank was lost.
     pub lost: Vec<LegId>,
+    /// This rank is gone, and all legs on it; another life of it may follow.
+    pub rank_lost: Option<RankIndex>,
     /// How the rank is.
     pub report: Option<Report>,
+    /// What changed in its prefix cache.
+    pub kv: Option<Box<KvNews>>,
 }
 
 /// How busy a rank is, and what this link may ask of it.
@@ -55,7 +60,9 @@ impl Frame {
             && self.tokens.is_empty()
             && self.failed.is_empty()
             && self.lost.is_empty()
+            && self.rank_lost.is_none()
             && self.report.is_none()
+            && self.kv.is_none()
     }
 
     /// Moves a step's rows in; the step keeps its allocations where it can.

@@ -11,7 +11,7 @@
 mod actor;
 mod frame;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,11 +20,13 @@ use rustc_hash::FxHashMap;
 
 use super::cluster::stream::ToWorker;
 use super::inbox::{Inbox, LegEvent, Lost};
-use super::rank;
+use super::rank::{self, RankRef};
+use super::router::{ModelRouter, Offer, Seat};
 use super::worker::WorkerUp;
-use crate::engine::{EngineError, Leg, Started, TokenOut};
+use crate::engine::{EngineError, Leg, PrefixCache, Started, TokenOut};
 use crate::ids::{Generation, LegId, RankIndex, WorkerId};
 use crate::metrics::Depth;
+use crate::router::KvNews;
 
 pub use actor::{Args, Msg, State, WorkerLink};
 pub use frame::{Frame, LinkId, Report};
@@ -39,12 +41,61 @@ pub struct RankLink {
     reported: AtomicU32,
     /// Most legs that this front end may have there.
     credit: AtomicU32,
+    /// Its place in the model's router.
+    seat: Seat,
+    /// What the rank last reported, over all front ends: tokens to compute of legs that run, tokens
+    /// of those that wait and their number, KV blocks in use.
+    prefill_tokens: AtomicU64,
+    waiting_tokens: AtomicU64,
+    waiting: AtomicU32,
+    blocks_used: AtomicU32,
+    /// Legs of this front end that have not started, and the tokens that they will have to compute:
+    /// known better here than there, since equal prefixes are computed once.
+    pending: AtomicU32,
+    pending_tokens: AtomicU64,
+    /// Whether it lives, as far as is known.
+    up: AtomicBool,
 }
 
 impl RankLink {
-    fn new(index: RankIndex, credit: u32) -> Self {
-        let (placed, reported) = (AtomicU32::new(0), AtomicU32::new(0));
-        Self { index, placed, reported, credit: AtomicU32::new(credit) }
+    fn new(index: RankIndex, credit: u32, seat: Seat) -> Self {
+        Self {
+            index,
+            placed: AtomicU32::new(0),
+            reported: AtomicU32::new(0),
+            credit: AtomicU32::new(credit),
+            seat,
+            prefill_tokens: AtomicU64::new(0),
+            waiting_tokens: AtomicU64::new(0),
+            waiting: AtomicU32::new(0),
+            blocks_used: AtomicU32::new(0),
+            pending: AtomicU32::new(0),
+            pending_tokens: AtomicU64::new(0),
+            up: AtomicBool::new(true),
+        }
+    }
+
+    /// What the model's router has to know of it; `block_tokens` of its engine.
+    pub fn offer(&self, block_tokens: usize) -> Offer {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let waiting = u64::from(self.waiting.load(Ordering::Relaxed));
+        let others = waiting.saturating_sub(self.pending.load(Ordering::Relaxed).into());
+        let of_others = of(&self.waiting_tokens) * others / waiting.max(1);
+        let (own, running) = (of(&self.pending_tokens), of(&self.prefill_tokens));
+        let to_come = (own + of_others).div_ceil(block_tokens.max(1) as u64);
+        let in_use = self.blocks_used.load(Ordering::Relaxed);
+        Offer {
+            seat: self.seat,
+            prefill_tokens: running + of_others + own,
+            blocks_used: in_use.saturating_add(u32::try_from(to_come).unwrap_or(u32::MAX)),
+            legs: self.legs(),
+            has_room: self.placed() < self.credit(),
+        }
+    }
+
+    /// Whether it lives: another rank of its worker may, when it does not.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
     }
 
     /// Legs on this rank, as far as this front end knows: its own, or the last report if larger.
@@ -64,7 +115,12 @@ impl RankLink {
 
     fn hear(&self, report: Report) {
         self.reported.store(report.load.running + report.load.waiting, Ordering::Relaxed);
+        self.prefill_tokens.store(report.load.prefill_tokens, Ordering::Relaxed);
+        self.waiting_tokens.store(report.load.waiting_tokens, Ordering::Relaxed);
+        self.waiting.store(report.load.waiting, Ordering::Relaxed);
+        self.blocks_used.store(report.load.blocks_used, Ordering::Relaxed);
         self.credit.store(report.credit, Ordering::Relaxed);
+        self.up.store(true, Ordering::Relaxed);
     }
 
     /// No more until the rank reports again: it has just refused a leg.
@@ -77,6 +133,8 @@ impl RankLink {
 struct Placed {
     inbox: Arc<dyn Inbox>,
     rank: usize,
+    /// The tokens that it will have to compute, until it starts.
+    pending: Option<u32>,
 }
 
 /// A step's events on their way to the inboxes; kept for its memory.
@@ -103,7 +161,7 @@ type Table = Option<FxHashMap<LegId, Placed>>;
 
 /// How legs get to the worker's ranks.
 enum Road {
-    Local { link: LinkId, ranks: Vec<ActorRef<rank::Msg>>, depth: Arc<Depth> },
+    Local { link: LinkId, ranks: Vec<RankRef>, depth: Arc<Depth> },
     Remote(ToWorker),
 }
 
@@ -119,6 +177,11 @@ pub struct Link {
     pub fingerprint: u64,
     /// Its ranks.
     pub ranks: Vec<RankLink>,
+    /// Tokens in one of its KV blocks.
+    pub block_tokens: usize,
+    /// What it tells of its prefix cache.
+    pub prefix_cache: PrefixCache,
+    router: Arc<ModelRouter>,
     actor: ActorRef<Msg>,
     road: Road,
     closing: AtomicBool,
@@ -126,15 +189,19 @@ pub struct Link {
 }
 
 impl Link {
-    fn new(up: &WorkerUp, actor: ActorRef<Msg>, road: Road) -> Self {
+    fn new(up: &WorkerUp, router: Arc<ModelRouter>, actor: ActorRef<Msg>, road: Road) -> Self {
         let room = up.description.max_running + up.description.max_waiting;
         let credit = u32::try_from(room).unwrap_or(u32::MAX);
+        let rank = |index: &RankIndex| RankLink::new(*index, credit, router.join(&up.description));
         Self {
             worker: up.id.clone(),
             generation: up.generation,
             model: up.model.clone(),
             fingerprint: up.description.fingerprint,
-            ranks: up.ranks.iter().map(|index| RankLink::new(*index, credit)).collect(),
+            ranks: up.ranks.iter().map(rank).collect(),
+            block_tokens: up.description.block_tokens,
+            prefix_cache: up.description.prefix_cache,
+            router,
             actor,
             road,
             closing: AtomicBool::new(false),
@@ -157,17 +224,29 @@ impl Link {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Sends a leg to a rank; its events go to `inbox` from now on.
+    /// Sends a leg, of which the rank should have `cached_blocks`, to a rank; its events go to
+    /// `inbox` from now on.
     ///
     /// # Errors
     /// [`Lost::Worker`]: the link has ended; the inbox will not hear of this leg.
-    pub fn place(&self, rank: usize, leg: Leg, inbox: Arc<dyn Inbox>) -> Result<(), Lost> {
+    pub fn place(
+        &self,
+        rank: usize,
+        leg: Leg,
+        cached_blocks: u32,
+        inbox: Arc<dyn Inbox>,
+    ) -> Result<(), Lost> {
         let id = leg.id;
-        self.table().as_mut().ok_or(Lost::Worker)?.insert(id, Placed { inbox, rank });
+        let cached = cached_blocks as usize * self.block_tokens;
+        let own = u32::try_from(leg.tokens.len().saturating_sub(cached)).unwrap_or(u32::MAX);
+        let placed = Placed { inbox, rank, pending: Some(own) };
+        self.table().as_mut().ok_or(Lost::Worker)?.insert(id, placed);
         self.ranks[rank].placed.fetch_add(1, Ordering::Relaxed);
+        self.ranks[rank].pending.fetch_add(1, Ordering::Relaxed);
+        self.ranks[rank].pending_tokens.fetch_add(own.into(), Ordering::Relaxed);
         let sent = match &self.road {
             Road::Local { link, ranks, depth } => {
-                ranks[rank].cast(rank::Msg::Admit { leg, link: *link, queued: depth.put() }).is_ok()
+                ranks[rank].cast(rank::Msg::Admit { leg, link: *link, queued: depth.put() })
             }
             Road::Remote(worker) => worker.admit(self.ranks[rank].index, leg),
         };
@@ -180,11 +259,16 @@ impl Link {
 
     /// Ends a leg: no more events of it, and its rank frees what it holds.
     pub fn cancel(&self, leg: LegId) {
-        let Some(rank) = self.forget(leg) else { return };
+        if let Some(rank) = self.forget(leg) {
+            self.end_there(rank, leg);
+        }
+    }
+
+    fn end_there(&self, rank: usize, leg: LegId) {
         match &self.road {
             // A rank that is gone has nothing to free.
             Road::Local { ranks, depth, .. } => {
-                drop(ranks[rank].cast(rank::Msg::Cancel { leg, queued: depth.put() }));
+                ranks[rank].cast(rank::Msg::Cancel { leg, queued: depth.put() });
             }
             Road::Remote(worker) => {
                 if !worker.cancel(self.ranks[rank].index, leg) {
@@ -204,18 +288,54 @@ impl Link {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A rank is gone, though its worker is not: every leg on it hears of its loss.
+    fn rank_lost(&self, index: RankIndex) {
+        let Some(at) = self.ranks.iter().position(|rank| rank.index == index) else { return };
+        let rank = &self.ranks[at];
+        rank.up.store(false, Ordering::Relaxed);
+        rank.exhaust();
+        self.router.forget(rank.seat);
+        let mut burst = Burst::default();
+        if let Some(table) = self.table().as_mut() {
+            let on_it = table.iter().filter(|(_, placed)| placed.rank == at).map(|(leg, _)| *leg);
+            for leg in on_it.collect::<Vec<_>>() {
+                let inbox = self.ended(table, leg).map(|placed| placed.inbox);
+                burst.events.extend(inbox.map(|i| (i, leg, LegEvent::Lost(Lost::Rank))));
+            }
+        }
+        for (_, leg, _) in &burst.events {
+            self.end_there(at, *leg); // it may have come to the next life
+        }
+        burst.deal();
+    }
+
     /// Deals a frame out to the inboxes; `false` if the link has ended. Rows of legs that were
     /// cancelled meanwhile are dropped.
     fn deal(&self, frame: Frame, burst: &mut Burst) -> bool {
+        if let Some(rank) = frame.rank_lost {
+            self.rank_lost(rank);
+        }
         if let Some(report) = frame.report
             && let Some(rank) = self.ranks.iter().find(|rank| rank.index == report.rank)
         {
             rank.hear(report);
         }
+        if let (Some(news), true) = (&frame.kv, self.table().is_some()) {
+            self.hear(news);
+        }
         // Inboxes are not called under this lock: they take their own, under which requests call us.
         let live = self.table().as_mut().map(|table| self.sort(frame, table, burst)).is_some();
         burst.deal();
+        if self.router.line.has_waiting() {
+            self.router.line.call(self.room());
+        }
         live
+    }
+
+    /// Legs that this front end may still place here.
+    fn room(&self) -> usize {
+        let room = |rank: &RankLink| rank.credit().saturating_sub(rank.placed()) as usize;
+        self.ranks.iter().filter(|rank| rank.is_up()).map(room).sum()
     }
 
     /// Finds the inbox of each row; a leg that has ended leaves the table.
@@ -228,7 +348,10 @@ impl Link {
             put(table.get(&leg), leg, LegEvent::Accepted);
         }
         for Started { leg, cached_tokens } in frame.started {
-            put(table.get(&leg), leg, LegEvent::Started { cached_tokens });
+            if let Some(placed) = table.get_mut(&leg) {
+                self.started(placed);
+                put(Some(placed), leg, LegEvent::Started { cached_tokens });
+            }
         }
         for TokenOut { leg, token, logprobs, finish } in frame.tokens {
             let event = LegEvent::Token { token, logprobs, finish };
@@ -249,8 +372,32 @@ impl Link {
         }
     }
 
+    /// What a rank says of its prefix cache.
+    fn hear(&self, news: &KvNews) {
+        let Some(at) = self.ranks.iter().position(|rank| rank.index == news.rank) else { return };
+        if self.router.hear(self.ranks[at].seat, news) {
+            match &self.road {
+                // A rank that is gone has nothing to tell.
+                Road::Local { link, ranks, .. } => {
+                    ranks[at].cast(rank::Msg::Snapshot { link: *link });
+                }
+                // A stream that is not read any more ends.
+                Road::Remote(worker) => drop(worker.snapshot(news.rank)),
+            }
+        }
+    }
+
+    /// The leg has left the queue: what it has still to compute is in the rank's reports.
+    fn started(&self, placed: &mut Placed) {
+        if let Some(own) = placed.pending.take() {
+            self.ranks[placed.rank].pending.fetch_sub(1, Ordering::Relaxed);
+            self.ranks[placed.rank].pending_tokens.fetch_sub(own.into(), Ordering::Relaxed);
+        }
+    }
+
     fn ended(&self, table: &mut FxHashMap<LegId, Placed>, leg: LegId) -> Option<Placed> {
-        let placed = table.remove(&leg)?;
+        let mut placed = table.remove(&leg)?;
+        self.started(&mut placed);
         self.ranks[placed.rank].placed.fetch_sub(1, Ordering::Relaxed);
         Some(placed)
     }
@@ -259,6 +406,10 @@ impl Link {
     pub fn end(&self) {
         self.close();
         let Some(table) = self.table().take() else { return };
+        self.ranks.iter().for_each(|rank| self.router.leave(rank.seat));
+        if let Road::Local { link, ranks, .. } = &self.road {
+            ranks.iter().for_each(|rank| rank.detach(*link));
+        }
         let lost =
             |(leg, placed): (LegId, Placed)| (placed.inbox, leg, LegEvent::Lost(Lost::Worker));
         Burst { events: table.into_iter().map(lost).collect(), touched: Vec::new() }.deal();

@@ -9,8 +9,11 @@
 //! A leg lives as long as its `Sequence`: whatever ends that also frees the leg's KV blocks.
 
 mod credit;
+pub(in crate::actors) mod kv;
 mod progress;
+mod reference;
 mod sequence;
+mod stream;
 mod thread;
 
 use std::collections::HashSet;
@@ -33,7 +36,7 @@ use sequence::Sequence;
 use thread::{Command, Thread};
 
 /// Makes a rank's engine; runs on the rank's thread, since loading takes long.
-pub type Launch = Arc<dyn Fn() -> Result<Box<dyn Engine>, EngineError> + Send + Sync>;
+pub type Launch = Arc<dyn Fn(RankIndex) -> Result<Box<dyn Engine>, EngineError> + Send + Sync>;
 
 /// What a `Rank` answers to.
 #[derive(RactorMessage)]
@@ -67,6 +70,11 @@ pub enum Msg {
         leg: LegId,
         /// Counts it while it waits here.
         queued: Queued,
+    },
+    /// A front end wants to hear all that the prefix cache has: it has missed something.
+    Snapshot {
+        /// Its stream.
+        link: LinkId,
     },
     /// Fault injection: a leg's `Sequence` ends though nobody asked it to.
     Kill {
@@ -104,6 +112,7 @@ pub struct Args {
 }
 
 pub use progress::{Patience, Progress};
+pub use reference::RankRef;
 
 /// A `Rank`'s memory; dropping it ends the thread after the step it is in.
 pub struct State {
@@ -202,6 +211,7 @@ impl Actor for Rank {
                 drop(queued);
                 state.end(leg);
             }
+            Msg::Snapshot { link } => state.thread.send(Command::Snapshot { link }),
             Msg::Kill { leg } => state.kill(leg),
             Msg::Ended(legs) => legs.into_iter().for_each(|leg| state.end(leg)),
             Msg::LinkClosed(link) => state.end_link(link),

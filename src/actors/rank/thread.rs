@@ -13,10 +13,12 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{Args, Launch, Msg, Progress, credit};
+use super::kv::KvOut;
+use super::stream::Stream;
+use super::{Args, Launch, Msg, Progress};
 use crate::actors::link::{Frame, LinkId, Report};
 use crate::actors::tree::Counters;
-use crate::engine::{Engine, EngineError, Leg, Load, Reach, StepOutput};
+use crate::engine::{Description, Engine, EngineError, Leg, Load, PrefixCache, StepOutput};
 use crate::ids::{LegId, RankIndex};
 use crate::metrics::{Depth, Queued, WorkerMetrics};
 
@@ -28,6 +30,7 @@ const RETRY_STREAM: Duration = Duration::from_millis(1);
 pub(super) enum Command {
     Attach { link: LinkId, frames: mpsc::Sender<Frame> },
     Detach { link: LinkId },
+    Snapshot { link: LinkId },
     Admit { leg: Leg, link: LinkId },
     Refused { leg: LegId, link: LinkId, error: EngineError },
     Abort(LegId),
@@ -65,6 +68,11 @@ impl Thread {
         let (commands, inbox) = std_mpsc::channel();
         let worker = args.node.config.worker.as_ref();
         let max_legs = worker.map_or(0, |worker| worker.max_running + worker.max_waiting);
+        let tells = Tells {
+            cache: worker.is_some_and(|worker| worker.kv_events),
+            buffer: worker.map_or(0, |worker| worker.kv_event_buffer),
+            interval: worker.map_or(Duration::ZERO, |worker| worker.report_interval),
+        };
         let metrics = args.node.metrics.worker(&args.worker_name, args.index);
         metrics.set_generation(args.generation);
         let failures = metrics.clone();
@@ -72,15 +80,15 @@ impl Thread {
         let (index, launch, progress) = (args.index, args.launch.clone(), args.progress.clone());
         std::thread::Builder::new().name(format!("rank-{name}")).spawn(move || {
             progress.turn();
-            let loaded = load(&launch);
+            let loaded = load(&launch, index);
             progress.turn();
             let end = match loaded {
                 Ok(engine) => {
-                    let description = engine.describe();
+                    let description = tells.described(&*engine);
                     // A rank that is gone closes our inbox, which ends the loop.
                     let _ = rank.cast(Msg::Loaded(description));
                     let shows = Shows { progress, metrics, counters };
-                    Steps::new(engine, inbox, index, rank.clone(), shows).run()
+                    Steps::new(engine, inbox, index, rank.clone(), shows, tells).run()
                 }
                 Err(error) => Err(error),
             };
@@ -115,8 +123,8 @@ impl Drop for Thread {
     }
 }
 
-fn load(launch: &Launch) -> Result<Box<dyn Engine>, EngineError> {
-    catch_unwind(AssertUnwindSafe(|| launch()))
+fn load(launch: &Launch, rank: RankIndex) -> Result<Box<dyn Engine>, EngineError> {
+    catch_unwind(AssertUnwindSafe(|| launch(rank)))
         .unwrap_or_else(|panic| Err(panicked("load", &*panic)))
 }
 
@@ -129,29 +137,24 @@ fn panicked(during: &'static str, panic: &(dyn std::any::Any + Send)) -> EngineE
     EngineError::Lost { during: during.into(), detail: format!("panicked: {text}") }
 }
 
-/// One front end's stream and what could not be sent yet.
-struct Stream {
-    link: LinkId,
-    frames: mpsc::Sender<Frame>,
-    pending: Frame,
-    /// Its legs here.
-    legs: usize,
-    /// The credit that it goes by; 0 if a leg of it was refused since.
-    told: usize,
+/// What front ends are told besides the rows of their legs.
+#[derive(Clone, Copy)]
+struct Tells {
+    /// Whether they hear what is cached, and how many changes may wait for one.
+    cache: bool,
+    buffer: usize,
+    /// How often those without legs hear of a load that changes.
+    interval: Duration,
 }
 
-impl Stream {
-    /// Puts what it may ask for next to what there is to say; `false` if there is nothing to say.
-    fn report(&mut self, mut report: Report, free: usize, links: usize) -> bool {
-        let credit = credit::credit(self.legs, free, links);
-        if self.pending.is_empty() && !credit::is_news(self.told, self.legs, credit) {
-            return false;
+impl Tells {
+    /// The engine, as front ends know it.
+    fn described(self, engine: &dyn Engine) -> Description {
+        let mut description = engine.describe();
+        if !self.cache && description.prefix_cache == PrefixCache::Told {
+            description.prefix_cache = PrefixCache::Silent;
         }
-        report.credit = u32::try_from(credit).unwrap_or(u32::MAX);
-        self.pending.report = Some(report);
-        let refused = |(_, error): &(LegId, EngineError)| error.reach() == Reach::Retry;
-        self.told = if self.pending.failed.iter().any(refused) { 0 } else { credit };
-        true
+        description
     }
 }
 
@@ -171,6 +174,7 @@ struct Steps {
     shows: Shows,
     /// Most legs in the engine, running or waiting.
     max_legs: usize,
+    tells: Tells,
     streams: Vec<Stream>,
     /// Which stream each live leg's rows go to.
     legs: FxHashMap<LegId, LinkId>,
@@ -192,10 +196,13 @@ impl Steps {
         index: RankIndex,
         rank: ActorRef<Msg>,
         shows: Shows,
+        tells: Tells,
     ) -> Self {
-        let description = engine.describe();
+        let description = tells.described(&*engine);
+        let cache = description.prefix_cache == PrefixCache::Told;
         Self {
             max_legs: description.max_running + description.max_waiting,
+            tells: Tells { cache, ..tells },
             engine,
             inbox,
             index,
@@ -225,7 +232,7 @@ impl Steps {
     /// Takes in all commands that wait; waits for one if there is nothing else to do.
     fn obey(&mut self) -> Flow {
         if !self.engine.has_work() {
-            let unsent = self.streams.iter().any(|stream| !stream.pending.is_empty());
+            let unsent = self.streams.iter().any(Stream::has_unsent);
             let first = if unsent {
                 self.inbox.recv_timeout(RETRY_STREAM).ok()
             } else {
@@ -250,10 +257,17 @@ impl Steps {
     fn apply(&mut self, (command, _): (Command, Queued)) -> Flow {
         match command {
             Command::Attach { link, frames } => {
-                let pending = Frame::default();
-                self.streams.push(Stream { link, frames, pending, legs: 0, told: 0 });
+                let kv = self.tells.cache.then(|| KvOut::new(self.tells.buffer));
+                self.streams.push(Stream::new(link, frames, kv));
             }
             Command::Detach { link } => self.detach(link),
+            Command::Snapshot { link } => {
+                let stream = self.stream(link);
+                if let Some(kv) = stream.and_then(|stream| stream.kv.as_mut()) {
+                    kv.restart();
+                    self.shows.metrics.kv_snapshots.inc();
+                }
+            }
             Command::Admit { leg, link } => self.admit(leg, link),
             Command::Refused { leg, link, error } => {
                 self.say(link, |frame| frame.failed.push((leg, error)));
@@ -341,6 +355,9 @@ impl Steps {
             self.ended.push(row.leg);
         }
         self.ended.extend(self.step.failed.iter().map(|(leg, _)| *leg));
+        for kv in self.streams.iter_mut().filter_map(|stream| stream.kv.as_mut()) {
+            kv.add(&self.step.kv_events);
+        }
         if let [only] = self.streams.as_mut_slice() {
             only.pending.append_step(&mut self.step);
         } else {
@@ -388,11 +405,16 @@ impl Steps {
                 closed.push(stream.link);
                 continue;
             }
-            if !stream.report(report, free, links) {
+            if !stream.report(report, free, links, self.tells.interval) {
                 continue;
             }
             match stream.frames.try_reserve() {
-                Ok(place) => place.send(std::mem::take(&mut stream.pending)),
+                Ok(place) => {
+                    let cached = |blocks: &mut Vec<_>| self.engine.cached_blocks(blocks);
+                    let news = stream.kv.as_mut().and_then(|kv| kv.take(self.index, cached));
+                    stream.pending.kv = news.map(Box::new);
+                    place.send(std::mem::take(&mut stream.pending));
+                }
                 Err(TrySendError::Full(())) => {} // merged into the next frame
                 Err(TrySendError::Closed(())) => closed.push(stream.link),
             }

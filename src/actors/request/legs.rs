@@ -7,12 +7,14 @@ use super::inbox::RequestInbox;
 use crate::actors::failure::Failure;
 use crate::actors::handle::Shared;
 use crate::actors::inbox::Lost;
+use crate::actors::link::Link;
 use crate::actors::models::{ModelView, ServedModel};
-use crate::actors::reply::NewRequest;
-use crate::actors::route::{Seen, least_loaded};
+use crate::actors::reply::{NewRequest, Wishes};
+use crate::actors::router::{Ask, Explanation, Routed};
 use crate::engine::{EngineError, Leg, Reach, Sampling};
 use crate::ids::{LegId, RequestId};
 use crate::metrics::Migration;
+use crate::router::{Claim, Mode};
 
 /// What all legs of a request share.
 pub(super) struct Legs {
@@ -24,8 +26,7 @@ pub(super) struct Legs {
     max_tokens: u32,
     sampling: Arc<Sampling>,
     salt: u64,
-    /// Whether the client wants to know which ranks served it.
-    pub(super) tell_ranks: bool,
+    pub(super) wishes: Wishes,
     migrations: u64,
 }
 
@@ -41,6 +42,8 @@ pub(super) enum Again {
 pub(super) enum NotPlaced {
     /// No rank can take it now, for this reason; later one may.
     NoRank(String),
+    /// All ranks are full, and it may wait in line for one.
+    Full,
     /// The request is over.
     Failed(Failure),
 }
@@ -55,7 +58,7 @@ impl Legs {
             max_tokens: request.max_tokens,
             sampling: Arc::new(request.sampling.clone()),
             salt: request.salt,
-            tell_ranks: request.tell_ranks,
+            wishes: request.wishes.clone(),
             migrations: 0,
         }
     }
@@ -65,13 +68,14 @@ impl Legs {
         self.migrations
     }
 
-    /// Starts a leg for the choice on the least loaded rank, from all that was delivered.
+    /// Starts a leg for the choice on the rank that the model's router chooses, from all that was
+    /// delivered. Says why there, if the client wants to know.
     pub(super) fn place(
         &self,
         choice: &mut Choice,
         index: usize,
         inbox: &Arc<RequestInbox>,
-    ) -> Result<(), NotPlaced> {
+    ) -> Result<Option<Explanation>, NotPlaced> {
         let limit = self.shared.frontend_config().migration_limit;
         if let Some((losses, last)) = choice.losses().filter(|(losses, _)| *losses > limit) {
             let (times, last) = (usize::from(losses), last.to_string());
@@ -81,27 +85,23 @@ impl Legs {
         let Some(model) = view.model(&self.model.name) else {
             return Err(NotPlaced::NoRank("it is not served here any more".to_string()));
         };
-        let live = || model.links.iter().filter(|link| link.takes_work());
-        if live().count() > 0 && !self.has_ranks(choice) {
-            let reason = "its ranks are gone, and the others would go on differently";
-            return Err(NotPlaced::NoRank(reason.to_string()));
-        }
-        let live = || live().filter(|link| choice.fits(link));
-        let ranks =
-            || live().flat_map(|link| link.ranks.iter().enumerate().map(move |r| (link, r)));
-        let seen = ranks().map(|(_, (_, rank))| Seen {
-            legs: rank.legs(),
-            placed: rank.placed(),
-            credit: rank.credit(),
-        });
-        let Some((link, (rank, _))) = least_loaded(seen).and_then(|best| ranks().nth(best)) else {
-            return Err(self.nowhere(choice, model, ranks().count()));
+        let ranks = self.ranks(choice, model)?;
+        let offers: Vec<_> =
+            ranks.iter().map(|(link, rank)| link.ranks[*rank].offer(link.block_tokens)).collect();
+        let tokens = choice.tokens();
+        let ask = self.ask(&tokens);
+        let name = |at: usize| ranks[at].0.rank_name(ranks[at].1);
+        let Some(Routed { index: at, cached_blocks, explanation }) =
+            self.model.router.route(&ask, &offers, name)
+        else {
+            return Err(self.nowhere(choice, model, ranks.len()));
         };
+        let (link, rank) = (ranks[at].0.clone(), ranks[at].1);
         let attempt = choice.next_attempt();
         let id = LegId { request: self.id, choice: index as u16, attempt };
         let leg = Leg {
             id,
-            tokens: choice.tokens(),
+            tokens,
             prompt_len: choice.prompt_tokens(),
             max_tokens: self.max_tokens,
             choice: (index % self.n) as u32,
@@ -109,11 +109,70 @@ impl Legs {
             salt: self.salt,
         };
         choice.placed(link.clone(), rank, id);
-        if let Err(lost) = link.place(rank, leg, inbox.clone()) {
+        if let Err(lost) = link.place(rank, leg, cached_blocks, inbox.clone()) {
             choice.unplaced();
             return Err(NotPlaced::NoRank(lost.to_string()));
         }
-        Ok(())
+        Ok(explanation)
+    }
+
+    fn ask<'a>(&self, tokens: &'a [u32]) -> Ask<'a> {
+        let (explain, session) = (self.wishes.explain, self.wishes.session);
+        Ask { tokens, salt: self.salt, explain, session }
+    }
+
+    /// What decides about the request's turn when all ranks are full.
+    pub(super) fn claim(&self, choices: &[Choice]) -> Claim {
+        let of_choice = |choice: &Choice| self.model.router.uncached(&self.ask(&choice.tokens()));
+        // The choices of a prompt share its blocks.
+        let blocks = choices.iter().step_by(self.n).map(of_choice).sum();
+        Claim { priority: self.wishes.priority, tenant: self.wishes.tenant, blocks }
+    }
+
+    /// The ranks that may take the choice, with room or without: until it has begun, only the one
+    /// that the client named.
+    fn ranks<'a>(
+        &self,
+        choice: &Choice,
+        model: &'a ModelView,
+    ) -> Result<Vec<(&'a Arc<Link>, usize)>, NotPlaced> {
+        let mut ranks = Vec::new();
+        let mut others = false;
+        for link in model.links.iter().filter(|link| link.takes_work()) {
+            match choice.fits(link) {
+                true => {
+                    let up = (0..link.ranks.len()).filter(|rank| link.ranks[*rank].is_up());
+                    ranks.extend(up.map(|rank| (link, rank)));
+                }
+                false => others = true,
+            }
+        }
+        if ranks.is_empty() && others {
+            let reason = "its ranks are gone, and the others would go on differently";
+            return Err(NotPlaced::NoRank(reason.to_string()));
+        }
+        if choice.has_begun() || ranks.is_empty() {
+            return Ok(ranks);
+        }
+        let known = |ranks: &[(&Arc<Link>, usize)]| {
+            let names: Vec<_> = ranks.iter().map(|(link, rank)| link.rank_name(*rank)).collect();
+            names.join(", ")
+        };
+        match &self.wishes.rank {
+            Some(rank) => {
+                let all = known(&ranks);
+                ranks.retain(|(link, at)| link.rank_name(*at) == *rank);
+                if ranks.is_empty() {
+                    let failure = Failure::UnknownRank { rank: rank.clone(), known: all };
+                    return Err(NotPlaced::Failed(failure));
+                }
+            }
+            None if self.model.router.mode() == Mode::Direct => {
+                return Err(NotPlaced::Failed(Failure::RankNeeded { known: known(&ranks) }));
+            }
+            None => {}
+        }
+        Ok(ranks)
     }
 
     /// Whether there are ranks, full or not, that could go on with the choice.
@@ -131,6 +190,9 @@ impl Legs {
         if choice.has_begun() {
             return NotPlaced::NoRank(format!("all {ranks} ranks are full"));
         }
+        if self.model.router.line.is_open() {
+            return NotPlaced::Full;
+        }
         let links = model.links.iter().flat_map(|link| &link.ranks);
         let current = links.map(|rank| rank.placed() as usize).sum();
         NotPlaced::Failed(self.too_many(current, current))
@@ -146,6 +208,7 @@ impl Legs {
     pub(super) fn lost(&mut self, choice: &mut Choice, lost: Lost) {
         self.migrated(match lost {
             Lost::Worker => Migration::WorkerLost,
+            Lost::Rank => Migration::RankLost,
             Lost::Sequence => Migration::SequenceLost,
         });
         choice.lost(lost);
@@ -173,7 +236,8 @@ impl Legs {
             }
             (Reach::Retry, EngineError::QueueFull { waiting, limit }) if !choice.has_begun() => {
                 choice.unplaced();
-                if choice.next_attempt() >= self.shared.frontend_config().offers {
+                let offers = self.shared.frontend_config().offers;
+                if !self.model.router.line.is_open() && choice.next_attempt() >= offers {
                     return Err(self.too_many(waiting, limit));
                 }
                 Ok(Again::Now)

@@ -26,6 +26,7 @@ use super::inbox::LegEvent;
 use super::models::ServedModel;
 use super::reply::{NewRequest, Reply, Usage};
 use super::requests;
+use super::router::{Place, Turn};
 use super::tree::{Card, CardId, Label};
 use crate::config::Frontend;
 use crate::engine::{FinishReason, TokenLogprobs};
@@ -42,6 +43,10 @@ pub enum Msg {
     Wake,
     /// Place the legs that have no rank: at the start, and when a rank may have become free.
     Place,
+    /// There may be room, and this request is next in line for it.
+    Turn(Turn),
+    /// It stood in line for as long as it may.
+    WaitedTooLong,
     /// The client has closed its connection, or has the whole answer.
     ClientGone,
     /// `frontend.request_timeout_s` has passed.
@@ -99,6 +104,8 @@ pub struct State {
     clock: Clock,
     /// Since when a choice that lost its leg has had none that a rank took.
     waiting: Option<Waiting>,
+    /// Its place in line for a rank with room, before it has begun.
+    in_line: Option<Place>,
     outcome: Option<Outcome>,
     span: Span,
     card: Card,
@@ -176,6 +183,7 @@ impl State {
             requests,
             clock: Clock { admitted: now, first_token: None, last_token: now, queued: true },
             waiting: None,
+            in_line: None,
             outcome: None,
             span,
             card,
@@ -192,20 +200,57 @@ impl State {
         }
     }
 
-    /// Places every choice that has no leg and has not ended.
-    fn place(&mut self, inbox: &Arc<RequestInbox>) -> Flow {
+    /// Places every choice that has no leg and has not ended; who has not begun goes behind those
+    /// that stand in line, unless it is its turn.
+    fn place(&mut self, inbox: &Arc<RequestInbox>, turn: Option<Turn>) -> Flow {
+        if self.in_line.is_some() && turn.is_none() {
+            return Flow::On; // its turn will come
+        }
+        self.in_line = None;
+        let new = turn.is_none() && !self.choices.iter().any(Choice::has_begun);
+        if new && self.legs.model.router.line.has_waiting() {
+            return self.stand_in_line(inbox, turn);
+        }
         for index in 0..self.choices.len() {
             if !self.choices[index].needs_leg() {
                 continue;
             }
             match self.legs.place(&mut self.choices[index], index, inbox) {
-                Ok(()) => {}
+                Ok(None) => {}
+                Ok(Some(explanation)) => self.reply.routed(index, explanation),
                 Err(NotPlaced::Failed(failure)) => return self.fail(&failure),
                 Err(NotPlaced::NoRank(reason)) => return self.await_rank(&inbox.actor, reason),
+                Err(NotPlaced::Full) => return self.stand_in_line(inbox, turn),
             }
         }
         self.card.state("running");
         Flow::On
+    }
+
+    /// All ranks are full, and the request has not begun.
+    fn stand_in_line(&mut self, inbox: &Arc<RequestInbox>, turn: Option<Turn>) -> Flow {
+        let claim = self.legs.claim(&self.choices);
+        match self.legs.model.router.line.stand(inbox.actor.clone(), claim, turn) {
+            Ok(place) => {
+                self.in_line = Some(place);
+                self.card.state("in line for a rank");
+                Flow::On
+            }
+            Err(full) => {
+                let what = "requests wait for a rank with room (frontend.router.queue)";
+                self.too_many(what, full.limit, full.limit)
+            }
+        }
+    }
+
+    fn too_many(&mut self, what: &'static str, current: usize, limit: usize) -> Flow {
+        let retry_after = self.limits.retry_after;
+        self.fail(&Failure::TooManyRequests { what, current, limit, retry_after })
+    }
+
+    fn waited_too_long(&mut self) -> Flow {
+        let seconds = self.legs.model.router.line.wait().as_secs() as usize;
+        self.too_many("s in line for a rank (frontend.router.queue_wait_s)", seconds, seconds)
     }
 
     /// Waits for a rank, but not for ever.
@@ -262,7 +307,7 @@ impl State {
         self.accept();
         let flow = match again {
             None => Flow::On,
-            Some(Again::Now) => self.place(inbox),
+            Some(Again::Now) => self.place(inbox, None),
             Some(Again::Later(reason)) => self.await_rank(&inbox.actor, reason),
         };
         if let Flow::Ended = flow {
@@ -286,7 +331,7 @@ impl State {
             }
             LegEvent::Started { cached_tokens } => {
                 choice.started(cached_tokens);
-                if self.legs.tell_ranks
+                if self.legs.wishes.tell_ranks
                     && let Some(rank) = choice.rank_name()
                 {
                     self.reply.started(index, rank);
@@ -423,7 +468,9 @@ impl Actor for Request {
     ) -> Result<(), ActorProcessingErr> {
         let flow = inbox.decide(|state| match message {
             Msg::Wake => state.wake(inbox),
-            Msg::Place => state.place(inbox),
+            Msg::Place => state.place(inbox, None),
+            Msg::Turn(turn) => state.place(inbox, Some(turn)),
+            Msg::WaitedTooLong => state.waited_too_long(),
             Msg::ClientGone => state.client_gone(),
             Msg::TimedOut => state.timed_out(),
             Msg::CutOff => state.cut_off(),

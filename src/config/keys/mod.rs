@@ -1,6 +1,7 @@
 //! The table of all keys: parsing, suggestions, limits and the reference come from here.
 
 mod cluster;
+mod router;
 
 use super::schema::Preset::{Is, Words};
 use super::schema::TimeUnit::Millis;
@@ -12,11 +13,11 @@ const CORES: &str = "the number of cores";
 
 /// All keys, in the order of the reference.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
-    [ONE_NODE, cluster::KEYS, SUPERVISION_AND_FAULTS].into_iter().flatten()
+    [FRONTEND, router::KEYS, WORKER, cluster::KEYS, SUPERVISION_AND_FAULTS].into_iter().flatten()
 }
 
-/// `node:`, `log:`, `frontend:` and `worker:`.
-const ONE_NODE: &[Key] = &[
+/// `node:`, `log:` and `frontend:`.
+const FRONTEND: &[Key] = &[
     Key::new("node.name", Kind::Text, Words("the host's name"), "name in the tree and in traces"),
     Key::new(
         "node.drain_timeout_s",
@@ -235,6 +236,9 @@ const ONE_NODE: &[Key] = &[
         "instructions that a chat template may run",
     )
     .limit(|c| frontend(c, |f| f.template_fuel as f64)),
+];
+
+const WORKER: &[Key] = &[
     Key::new(
         "worker.model",
         Kind::Path,
@@ -253,7 +257,14 @@ const ONE_NODE: &[Key] = &[
         Is("native"),
         "`native` computes on the CPU; `sim` invents tokens with the timing of `worker.sim`",
     ),
-    Key::new("worker.threads", whole(1, 1024), Words(CORES), "threads that compute")
+    Key::new(
+        "worker.dp_size",
+        whole(1, 1024),
+        Is("1"),
+        "data-parallel ranks: engines with a KV pool, a queue and failures of their own",
+    )
+    .limit(|c| worker(c, |w| w.dp_size as f64)),
+    Key::new("worker.threads", whole(1, 1024), Words(CORES), "threads that compute, for all ranks")
         .advice("leave it out to follow the number of cores")
         .limit(|c| worker(c, |w| w.threads as f64)),
     Key::new(
@@ -315,6 +326,27 @@ const ONE_NODE: &[Key] = &[
         Is("true"),
         "whether KV blocks are found again by the tokens they hold",
     ),
+    Key::new(
+        "worker.kv_events",
+        Kind::Switch,
+        Is("true"),
+        "whether front ends are told which KV blocks are cached; without it they guess",
+    ),
+    Key::new(
+        "worker.kv_event_buffer",
+        whole(1, 1 << 30),
+        Is("65536"),
+        "changes of the prefix cache that wait for one front end; with more it is sent the whole cache",
+    )
+    .metric("cuelight_kv_snapshots_total")
+    .limit(|c| worker(c, |w| w.kv_event_buffer as f64)),
+    Key::new(
+        "worker.report_ms",
+        Kind::Time { unit: Millis, min: 1.0, max: 60_000.0 },
+        Is("50"),
+        "how often front ends that have nothing running hear of a load that changes",
+    )
+    .limit(|c| worker(c, |w| w.report_interval.as_secs_f64() * 1e3)),
     Key::new(
         "worker.stream_frames",
         whole(1, 4096),

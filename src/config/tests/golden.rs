@@ -164,7 +164,7 @@ fn keys_that_do_not_exist_get_the_nearest_one() {
             worker: {sim: {sped_up: 1}}
               line 1: worker.sim.sped_up: unknown key; did you mean worker.sim.speedup?
             worker: {temperature: 1}
-              line 1: worker.temperature: unknown key; `cuelight check --reference` lists all keys
+              line 1: worker.temperature: unknown key; did you mean frontend.router.temperature?
             worker: {[a]: 1}
               line 1: worker: has a key that is no word
         "#]],

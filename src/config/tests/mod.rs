@@ -120,7 +120,7 @@ fn another(key: &schema::Key) -> String {
         (Kind::Whole { min, step, .. }, _) => (min.max(step) + 5 * step).to_string(),
         (Kind::Decimal { .. }, _) => "0.25".into(),
         (Kind::Time { min, .. }, _) => (min + 12.5).to_string(),
-        (Kind::Switch, "worker.prefix_cache") => "false".into(),
+        (Kind::Switch, "worker.prefix_cache" | "worker.kv_events") => "false".into(),
         (Kind::Switch, _) => "true".into(),
         (Kind::Choice(words), _) => words[1].into(),
         (Kind::Text, _) => "something".into(),
@@ -133,6 +133,7 @@ fn another(key: &schema::Key) -> String {
         (Kind::Secret, _) => "env:COOKIE".into(),
         (Kind::List(_), "frontend.models") => "[models/cuelight-tiny-draft]".into(),
         (Kind::List(_), "cluster.etcd.endpoints") => "['http://127.0.0.1:1']".into(),
+        (Kind::List(_), "frontend.router.modes") => "[m=random]".into(),
         (Kind::List(_), _) => "['127.0.0.1:7001']".into(),
     }
 }
@@ -206,7 +207,8 @@ fn limits_are_in_the_unit_of_their_keys() {
 #[test]
 fn metrics_that_keys_point_to_exist() {
     let metrics = crate::metrics::Metrics::new();
-    let _handles = (metrics.model("m"), metrics.worker("w", crate::ids::RankIndex(0)));
+    let _handles =
+        (metrics.model("m"), metrics.router("m"), metrics.worker("w", crate::ids::RankIndex(0)));
     metrics.restarted("worker");
     metrics.set_limits(accepted("", &[]).limits());
     let text = metrics.encode();

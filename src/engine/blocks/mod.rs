@@ -250,6 +250,11 @@ impl BlockManager {
         Filled::Stored
     }
 
+    /// The names of all blocks that can be found.
+    pub fn findable(&self) -> impl Iterator<Item = BlockHash> {
+        self.index.keys().copied()
+    }
+
     /// Moves what became or ceased to be findable since the last call to the end of `out`.
     pub fn drain_events(&mut self, out: &mut Vec<KvEvent>) {
         out.append(&mut self.events);

@@ -11,10 +11,10 @@ use super::model::{Batch, Model, Produced, Shape};
 use super::sample::{History, MAX_TOP_LOGPROBS, Position, Sampler};
 use super::schedule::{Limits, Scheduler, Sequence};
 use super::{
-    Candidate, Description, Engine, EngineError, FinishReason, Leg, Load, StepOutput,
+    Candidate, Description, Engine, EngineError, FinishReason, Leg, Load, PrefixCache, StepOutput,
     TokenLogprobs, TokenOut,
 };
-use crate::ids::LegId;
+use crate::ids::{BlockHash, LegId};
 
 /// What a row of a step comes to: a token, or the end of its leg.
 type Chosen = Result<(u32, Option<Box<TokenLogprobs>>), EngineError>;
@@ -80,6 +80,10 @@ impl<M: Model> Engine for Embedded<M> {
             block_bytes: self.shape.block_bytes,
             max_running: limits.max_running,
             max_waiting: limits.max_waiting,
+            prefix_cache: match limits.prefix_cache {
+                true => PrefixCache::Told,
+                false => PrefixCache::None,
+            },
         }
     }
 
@@ -137,6 +141,10 @@ impl<M: Model> Engine for Embedded<M> {
 
     fn load(&self) -> Load {
         self.scheduler.load()
+    }
+
+    fn cached_blocks(&self, out: &mut Vec<BlockHash>) {
+        self.scheduler.findable(out);
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Scheduler {
     by_id: FxHashMap<LegId, u32>,
     /// Oldest first.
     waiting: VecDeque<u32>,
+    /// Tokens of the legs that wait.
+    waiting_tokens: u64,
     /// Oldest first.
     running: Vec<u32>,
     /// Full blocks that running prefills will fill, and the slots of those.
@@ -127,6 +129,7 @@ impl Scheduler {
             seqs: Slots::default(),
             by_id: FxHashMap::default(),
             waiting: VecDeque::new(),
+            waiting_tokens: 0,
             running: Vec::new(),
             computing: FxHashMap::default(),
             plan: Vec::new(),
@@ -161,6 +164,7 @@ impl Scheduler {
         self.arrivals += 1;
         self.by_id.insert(id, slot);
         self.waiting.push_back(slot);
+        self.waiting_tokens += self.seqs[slot].leg.tokens.len() as u64;
         Ok(Some(slot))
     }
 
@@ -207,6 +211,7 @@ impl Scheduler {
         } else {
             let place = self.waiting.partition_point(|&s| self.seqs[s].arrival < arrival);
             self.waiting.remove(place);
+            self.waiting_tokens -= self.seqs[slot].leg.tokens.len() as u64;
         }
         let gone = self.seqs.remove(slot);
         self.by_id.remove(&gone.leg.id);
@@ -231,7 +236,11 @@ impl Scheduler {
 
     /// The pressure now.
     pub fn load(&self) -> Load {
+        // A leg that decodes has one token to compute, which is not of its prompt.
+        let rest = |&slot: &u32| self.seqs[slot].remaining().saturating_sub(1) as u64;
         Load {
+            prefill_tokens: self.running.iter().map(rest).sum(),
+            waiting_tokens: self.waiting_tokens,
             running: self.running.len() as u32,
             waiting: self.waiting.len() as u32,
             blocks_used: self.blocks.used(),
@@ -239,6 +248,11 @@ impl Scheduler {
             blocks_total: self.blocks.total(),
             preemptions: self.preemptions,
         }
+    }
+
+    /// Appends the names of all blocks that can be found.
+    pub fn findable(&self, out: &mut Vec<BlockHash>) {
+        out.extend(self.blocks.findable());
     }
 
     /// Moves changes of the prefix cache since the last call to the end of `out`.
@@ -298,6 +312,7 @@ impl Scheduler {
         let arrival = self.seqs[slot].arrival;
         let place = self.waiting.partition_point(|&s| self.seqs[s].arrival < arrival);
         self.waiting.insert(place, slot);
+        self.waiting_tokens += self.seqs[slot].leg.tokens.len() as u64;
         self.preemptions += 1;
         Some(slot)
     }
@@ -335,6 +350,7 @@ impl Scheduler {
             }
             self.waiting.remove(place);
             let seq = &mut self.seqs[slot];
+            self.waiting_tokens -= seq.leg.tokens.len() as u64;
             if !std::mem::replace(&mut seq.started, true) {
                 let cached_tokens = seq.computed as u32;
                 started.push(Started { leg: seq.leg.id, cached_tokens });

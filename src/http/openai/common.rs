@@ -17,6 +17,9 @@ const MAX_STOP_IDS: usize = 256;
 /// The engine reports at most this many candidates a token.
 const MAX_LOGPROBS: i64 = 20;
 
+/// Bounds of `priority`.
+const PRIORITY: (i64, i64) = (i32::MIN as i64, i32::MAX as i64);
+
 /// What parsing needs to know of the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -51,6 +54,14 @@ pub struct Common {
     pub include_usage: bool,
     /// Say which ranks served each choice.
     pub return_ranks: bool,
+    /// Say why those.
+    pub explain_routing: bool,
+    /// The rank that the client wants, as node/worker/rank.
+    pub rank: Option<String>,
+    /// When all ranks are full, lower goes first.
+    pub priority: i32,
+    /// The session that the request belongs to.
+    pub session: Option<String>,
 }
 
 /// [`Sampling`] as far as the client filled it in.
@@ -92,6 +103,10 @@ pub(super) fn read(
         stream,
         include_usage: include_usage(fields, stream)?,
         return_ranks: fields.flag("return_ranks")?.unwrap_or(false),
+        explain_routing: fields.flag("explain_routing")?.unwrap_or(false),
+        rank: fields.text("rank")?.map(str::to_owned),
+        priority: fields.integer("priority", PRIORITY.0, PRIORITY.1)?.unwrap_or(0) as i32,
+        session: fields.text("session")?.map(str::to_owned),
     };
     // Accepted and ignored, but not whatever their type.
     for name in ["user", "service_tier", "safety_identifier", "prompt_cache_key", "verbosity"] {

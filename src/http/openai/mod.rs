@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bytes ─ body ─► fields ─ chat | completions | tokens ─► checked request
-//! Reply calls ─ stream | unary ─► bytes (wire, logprobs)
+//! Reply calls ─ stream | unary ─► bytes (wire, logprobs, told)
 //! ```
 
 mod body;
@@ -14,6 +14,7 @@ mod logprobs;
 mod messages;
 mod stream;
 pub mod tokens;
+mod told;
 mod tools;
 mod unary;
 mod wire;
@@ -22,5 +23,6 @@ mod wire_tests;
 
 pub use common::{Common, Limits, SamplingFields};
 pub(super) use stream::{StreamOptions, StreamReply};
+pub(super) use told::Told;
 pub(super) use unary::UnaryReply;
 pub(super) use wire::{Head, Kind};

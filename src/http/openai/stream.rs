@@ -5,9 +5,11 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::logprobs::Logprobs;
+use super::told::Told;
 use super::wire::{self, Head, Kind};
 use crate::actors::failure::Failure;
 use crate::actors::reply::{Delta, Finish, Reply, Usage};
+use crate::actors::router::Explanation;
 use crate::http::errors::ApiError;
 use crate::http::json;
 use crate::http::outbox::Outlet;
@@ -18,8 +20,9 @@ use crate::text::TextModel;
 pub(crate) struct StreamOptions {
     /// A last event with the usage.
     pub(crate) include_usage: bool,
-    /// A last event with the ranks that served each choice.
+    /// A last event with the ranks that served each choice, and with the reasons for them.
     pub(crate) ranks: bool,
+    pub(crate) routing: bool,
     /// Log probabilities, with the names of tokens from here.
     pub(crate) logprobs: Option<Arc<TextModel>>,
     /// Completions with `echo`: the prompt of each choice.
@@ -42,8 +45,7 @@ pub(crate) struct StreamReply {
     /// From after the text to the end of the event, without log probabilities.
     plain_tail: Vec<u8>,
     choices: Vec<Choice>,
-    /// Ranks that served each choice, if asked for.
-    ranks: Vec<Vec<String>>,
+    told: Option<Box<Told>>,
     ended: bool,
 }
 
@@ -80,7 +82,7 @@ impl StreamReply {
             choices: (0..choices)
                 .map(|_| Choice { started: false, logprobs: logprobs() })
                 .collect(),
-            ranks: vec![Vec::new(); if options.ranks { choices } else { 0 }],
+            told: Told::new(choices, options.ranks, options.routing),
             options,
             ended: false,
         }
@@ -170,8 +172,14 @@ impl Reply for StreamReply {
     }
 
     fn started(&mut self, choice: usize, rank: String) {
-        if let Some(ranks) = self.ranks.get_mut(choice) {
-            ranks.push(rank);
+        if let Some(told) = &mut self.told {
+            told.started(choice, rank);
+        }
+    }
+
+    fn routed(&mut self, choice: usize, explanation: Explanation) {
+        if let Some(told) = &mut self.told {
+            told.routed(choice, &explanation);
         }
     }
 
@@ -211,15 +219,15 @@ impl Reply for StreamReply {
 
     fn done(&mut self, usage: &Usage) {
         let out = self.outlet.buffer();
-        if self.options.include_usage || self.options.ranks {
+        if self.options.include_usage || self.told.is_some() {
             out.extend_from_slice(&self.head[..self.head.len() - NEXT_CHOICE.len()]);
             out.push(b']');
             if self.options.include_usage {
                 out.push(b',');
                 wire::usage(out, usage);
             }
-            if self.options.ranks {
-                wire::ranks(out, &self.ranks);
+            if let Some(told) = &self.told {
+                told.render(out);
             }
             out.extend_from_slice(b"}\n\n");
         }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::logprobs::Logprobs;
+use super::told::Told;
 use super::wire::{self, Head, Kind};
 use crate::actors::failure::Failure;
 use crate::actors::reply::{Delta, Finish, Reply, Usage};
+use crate::actors::router::Explanation;
 use crate::http::json;
 use crate::text::TextModel;
 
@@ -20,8 +22,7 @@ pub(crate) struct UnaryReply {
     answered: Option<Answered>,
     text_model: Option<Arc<TextModel>>,
     choices: Vec<Choice>,
-    /// Whether any rank is told of, and so asked for.
-    tells_ranks: bool,
+    told: Option<Box<Told>>,
 }
 
 struct Choice {
@@ -29,7 +30,6 @@ struct Choice {
     text: Vec<u8>,
     logprobs: Option<Logprobs>,
     finish: Option<Finish>,
-    ranks: Vec<String>,
 }
 
 impl UnaryReply {
@@ -41,6 +41,7 @@ impl UnaryReply {
         n: usize,
         logprobs: Option<Arc<TextModel>>,
         echo: Option<&[String]>,
+        told: Option<Box<Told>>,
         answered: Answered,
     ) -> Self {
         let choice = |i: usize| {
@@ -49,10 +50,10 @@ impl UnaryReply {
                 json::escape(&mut text, prompt);
             }
             let logprobs = logprobs.is_some().then(|| Logprobs::new(head.kind));
-            Choice { text, logprobs, finish: None, ranks: Vec::new() }
+            Choice { text, logprobs, finish: None }
         };
         let choices = (0..choices).map(choice).collect();
-        Self { head, answered: Some(answered), text_model: logprobs, choices, tells_ranks: false }
+        Self { head, answered: Some(answered), text_model: logprobs, choices, told }
     }
 
     fn render(&mut self, usage: &Usage) -> Vec<u8> {
@@ -85,9 +86,8 @@ impl UnaryReply {
         }
         out.extend_from_slice(b"],");
         wire::usage(&mut out, usage);
-        if self.tells_ranks {
-            let ranks = self.choices.iter_mut().map(|choice| std::mem::take(&mut choice.ranks));
-            wire::ranks(&mut out, &ranks.collect::<Vec<_>>());
+        if let Some(told) = &self.told {
+            told.render(&mut out);
         }
         out.push(b'}');
         out
@@ -98,8 +98,15 @@ impl Reply for UnaryReply {
     fn accepted(&mut self) {}
 
     fn started(&mut self, choice: usize, rank: String) {
-        self.tells_ranks = true;
-        self.choices[choice].ranks.push(rank);
+        if let Some(told) = &mut self.told {
+            told.started(choice, rank);
+        }
+    }
+
+    fn routed(&mut self, choice: usize, explanation: Explanation) {
+        if let Some(told) = &mut self.told {
+            told.routed(choice, &explanation);
+        }
     }
 
     fn delta(&mut self, delta: Delta<'_>) {

@@ -68,19 +68,3 @@ pub(super) fn usage(out: &mut Vec<u8>, usage: &Usage) {
     }
     out.extend_from_slice(b"}}");
 }
-
-/// `,"cuelight":{"ranks":[["node/worker/rank",…],…]}`: for each choice the ranks that served it, in
-/// the order in which they did.
-pub(super) fn ranks(out: &mut Vec<u8>, ranks: &[Vec<String>]) {
-    out.extend_from_slice(br#","cuelight":{"ranks":["#);
-    for (i, of_choice) in ranks.iter().enumerate() {
-        out.extend_from_slice(if i > 0 { b",[" } else { b"[" });
-        for (j, rank) in of_choice.iter().enumerate() {
-            out.extend_from_slice(if j > 0 { b",\"" } else { b"\"" });
-            json::escape(out, rank);
-            out.push(b'"');
-        }
-        out.push(b']');
-    }
-    out.extend_from_slice(b"]}");
-}

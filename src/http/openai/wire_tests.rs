@@ -203,7 +203,7 @@ fn answered(
     tell: impl FnOnce(&mut UnaryReply),
 ) -> Option<Result<String, Failure>> {
     let (answered, mut answer) = oneshot::channel();
-    let mut reply = UnaryReply::new(head(kind), 2, 2, logprobs, echo, answered);
+    let mut reply = UnaryReply::new(head(kind), 2, 2, logprobs, echo, None, answered);
     reply.accepted();
     tell(&mut reply);
     drop(reply);

@@ -1,0 +1,180 @@
+//! What a request asks of its router, and what it hears.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::{ModelRouter, Seat};
+use crate::ids::BlockHash;
+use crate::router::{Affinity, Mode, RankLoad, Score};
+
+/// A leg that needs a rank.
+pub struct Ask<'a> {
+    /// Its tokens: the prompt and what was delivered.
+    pub tokens: &'a [u32],
+    /// Separates prefix caches.
+    pub salt: u64,
+    /// Whether the client wants to see why.
+    pub explain: bool,
+    /// The session that it belongs to.
+    pub session: Option<u64>,
+}
+
+/// A rank that could take it.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// Its seat here.
+    pub seat: Seat,
+    /// Tokens to compute there, blocks in use and legs.
+    pub prefill_tokens: u64,
+    /// KV blocks that live legs hold there.
+    pub blocks_used: u32,
+    /// Live legs there.
+    pub legs: u32,
+    /// Whether it may be given one more leg.
+    pub has_room: bool,
+}
+
+/// The rank that was chosen.
+#[derive(Debug)]
+pub struct Routed {
+    /// Its place among the offers.
+    pub index: usize,
+    /// Leading blocks of the leg that it should have cached.
+    pub cached_blocks: u32,
+    /// Why, if that was asked.
+    pub explanation: Option<Explanation>,
+}
+
+/// Why a leg went where it went.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The router's mode.
+    pub mode: &'static str,
+    /// KV blocks of the leg, full ones and the last.
+    pub blocks: f64,
+    /// The rank that was chosen, as node/worker/rank.
+    pub chosen: String,
+    /// All that could have been, that one included.
+    pub ranks: Vec<Explained>,
+}
+
+/// One rank of an explanation; loads and costs are in KV blocks, before this leg.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explained {
+    /// As node/worker/rank.
+    pub rank: String,
+    /// Only in mode `kv`; the lowest wins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+    /// Leading blocks of the leg that it has cached.
+    pub cached_blocks: u32,
+    /// Blocks that it has still to compute.
+    pub prefill_blocks: f64,
+    /// Blocks that live legs hold.
+    pub decode_blocks: f64,
+    /// Live legs.
+    pub legs: u32,
+    /// Whether it could be given one more.
+    pub has_room: bool,
+}
+
+impl ModelRouter {
+    /// Chooses one of `offers`, and counts on it that the leg goes there. `name` names an offer for
+    /// people. `None` if none has room.
+    pub fn route(
+        &self,
+        ask: &Ask<'_>,
+        offers: &[Offer],
+        name: impl Fn(usize) -> String,
+    ) -> Option<Routed> {
+        let began = Instant::now();
+        if let ([only], false, None) = (offers, ask.explain, ask.session) {
+            return only.has_room.then_some(Routed {
+                index: 0,
+                cached_blocks: 0,
+                explanation: None,
+            });
+        }
+        let mut hasher = self.inside().hasher.clone()?; // no rank has ever joined
+        let mut chain = Vec::new();
+        if self.mode == Mode::Kv {
+            hasher.extend(ask.tokens, ask.salt, &mut chain);
+        }
+        let routed = self.decide(ask, &chain, hasher.block_tokens(), offers, name);
+        self.metrics.decision.observe(began.elapsed());
+        routed
+    }
+
+    /// KV blocks of the leg that no rank has cached, as far as is known.
+    pub fn uncached(&self, ask: &Ask<'_>) -> u32 {
+        let Some(mut hasher) = self.inside().hasher.clone() else { return 0 };
+        let mut chain = Vec::new();
+        hasher.extend(ask.tokens, ask.salt, &mut chain);
+        let mut inside = self.inside();
+        inside.look_up(&chain);
+        let cached = inside.depths.iter().copied().max().unwrap_or(0);
+        u32::try_from(ask.tokens.len().div_ceil(hasher.block_tokens())).unwrap_or(u32::MAX) - cached
+    }
+
+    fn decide(
+        &self,
+        ask: &Ask<'_>,
+        chain: &[BlockHash],
+        block_tokens: usize,
+        offers: &[Offer],
+        name: impl Fn(usize) -> String,
+    ) -> Option<Routed> {
+        let in_blocks = |tokens: u64| tokens as f64 / block_tokens.max(1) as f64;
+        let blocks = in_blocks(ask.tokens.len() as u64);
+        let mut guard = self.inside();
+        let inside = &mut *guard;
+        inside.look_up(chain);
+        let mut candidates = std::mem::take(&mut inside.candidates);
+        candidates.clear();
+        candidates.extend(offers.iter().map(|offer| {
+            let load = RankLoad {
+                prefill_blocks: in_blocks(offer.prefill_tokens),
+                decode_blocks: f64::from(offer.blocks_used),
+                legs: offer.legs,
+            };
+            inside.candidate(offer.seat, load, offer.has_room)
+        }));
+        let now = Instant::now();
+        let session = ask.session.filter(|_| self.affinity != Affinity::Off);
+        let bound = session.and_then(|session| inside.of_session(session, offers, now));
+        let bound = bound.filter(|&at| candidates[at].has_room || self.affinity == Affinity::Hard);
+        let scores = &mut inside.scores;
+        let picked = inside.picker.pick(self.mode, &self.weights, blocks, &candidates, scores);
+        let chosen = match bound {
+            Some(at) => candidates[at].has_room.then_some(at),
+            None => picked,
+        };
+        if let (Some(session), Some(index)) = (session, chosen) {
+            inside.went_to(session, offers[index].seat, now);
+        }
+        if let Some(index) = chosen {
+            inside.expect(offers[index].seat, chain, now);
+            self.metrics.blocks_asked.inc_by(chain.len() as u64);
+            self.metrics.blocks_expected.inc_by(candidates[index].cached_blocks.into());
+        }
+        let explanation = chosen.filter(|_| ask.explain).map(|index| {
+            let cost = |at: usize| inside.scores.get(at).map(|score: &Score| score.cost);
+            let explained = candidates.iter().enumerate().map(|(at, rank)| Explained {
+                rank: name(at),
+                cost: cost(at).filter(|cost| cost.is_finite()),
+                cached_blocks: rank.cached_blocks,
+                prefill_blocks: rank.load.prefill_blocks,
+                decode_blocks: rank.load.decode_blocks,
+                legs: rank.load.legs,
+                has_room: rank.has_room,
+            });
+            let ranks = explained.collect();
+            let mode = if bound.is_some() { "affinity" } else { self.mode.name() };
+            Explanation { mode, blocks, chosen: name(index), ranks }
+        });
+        let cached_blocks = chosen.map_or(0, |index| candidates[index].cached_blocks);
+        inside.candidates = candidates;
+        chosen.map(|index| Routed { index, cached_blocks, explanation })
+    }
+}

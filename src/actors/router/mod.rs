@@ -1,0 +1,291 @@
+//! `Router`: chooses a rank for each leg of one model, and keeps what it needs for that.
+//!
+//! Requests and links use the [`ModelRouter`] directly, under its lock: links bring what ranks say of
+//! their prefix caches, requests ask for a rank. The actor clears up behind them. What is known
+//! outlives it: a killed `Router` costs nothing.
+
+mod actor;
+mod ask;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use actor::{Args, Msg, Router, State};
+pub use ask::{Ask, Explained, Explanation, Offer, Routed};
+pub use line::{Line, Place, Turn};
+
+use crate::config;
+use crate::engine::blocks::{BlockHasher, HashKey};
+use crate::engine::{Description, PrefixCache};
+use crate::ids::BlockHash;
+use crate::metrics::RouterMetrics;
+use crate::router::index::{Predicted, PrefixIndex, Scratch, Slot};
+use crate::router::{
+    Affinity, Candidate, Follower, KvNews, Mode, Picker, RankLoad, Score, Sessions, Verdict,
+    Weights,
+};
+
+/// See the module's description.
+pub struct ModelRouter {
+    mode: Mode,
+    weights: Weights,
+    key: HashKey,
+    metrics: Arc<RouterMetrics>,
+    affinity: Affinity,
+    /// Who waits for room.
+    pub line: Arc<Line>,
+    inside: Mutex<Inside>,
+}
+
+/// A rank's place in its model's router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat(usize);
+
+/// What is known of the rank in a seat.
+struct Rank {
+    slot: Slot,
+    cache: PrefixCache,
+    follower: Follower,
+    /// Tells it from others that had the seat.
+    life: u64,
+}
+
+struct Inside {
+    index: PrefixIndex,
+    /// What ranks that tell what they have will have soon; `None`: not guessed.
+    soon: Option<Predicted>,
+    /// What ranks that tell nothing may have.
+    silent: Predicted,
+    /// By [`Seat`]; `None` once the rank is gone.
+    ranks: Vec<Option<Rank>>,
+    free: Vec<Seat>,
+    picker: Picker,
+    lives: u64,
+    sessions: Sessions<(Seat, u64)>,
+    /// Names blocks of the size that the ranks have: those of a model agree.
+    hasher: Option<BlockHasher>,
+    /// One for each index: they keep guesses.
+    scratch: Scratch,
+    scratch_silent: Scratch,
+    scratch_soon: Scratch,
+    /// By slot: leading blocks of the leg at hand that the rank has or will have, and that it has.
+    depths: Vec<u32>,
+    known: Vec<u32>,
+    candidates: Vec<Candidate>,
+    scores: Vec<Score>,
+}
+
+impl ModelRouter {
+    /// A router for one model, with no ranks.
+    pub fn new(
+        model: &str,
+        config: &config::Router,
+        key: HashKey,
+        seed: u64,
+        metrics: Arc<RouterMetrics>,
+    ) -> Self {
+        let soon = (!config.predicted_ttl.is_zero())
+            .then(|| Predicted::new(config.predicted_ttl, config.predicted_blocks));
+        // A guess that ends at once is none; ages need some length.
+        let silent_ttl = config.silent_ttl.max(Duration::from_millis(1));
+        let line = Line::new(config.queue, config.queue_wait, config.queue_policy, metrics.clone());
+        Self {
+            affinity: config.affinity,
+            line,
+            mode: config.mode_of(model),
+            weights: config.weights,
+            key,
+            metrics,
+            inside: Mutex::new(Inside {
+                index: PrefixIndex::new(),
+                soon,
+                silent: Predicted::new(silent_ttl, config.predicted_blocks),
+                ranks: Vec::new(),
+                free: Vec::new(),
+                picker: Picker::new(seed),
+                lives: 0,
+                sessions: Sessions::new(config.affinity_ttl, config.affinity_sessions),
+                hasher: None,
+                scratch: Scratch::default(),
+                scratch_silent: Scratch::default(),
+                scratch_soon: Scratch::default(),
+                depths: Vec::new(),
+                known: Vec::new(),
+                candidates: Vec::new(),
+                scores: Vec::new(),
+            }),
+        }
+    }
+
+    /// How it chooses.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// A seat for a rank with this engine.
+    pub fn join(&self, description: &Description) -> Seat {
+        let mut inside = self.inside();
+        let slot = inside.index.add_rank();
+        let cache = description.prefix_cache;
+        let size = description.block_tokens;
+        if inside.hasher.as_ref().is_none_or(|hasher| hasher.block_tokens() != size) {
+            inside.hasher = Some(BlockHasher::new(&self.key, size));
+        }
+        inside.lives += 1;
+        let life = inside.lives;
+        let rank = Some(Rank { slot, cache, follower: Follower::default(), life });
+        match inside.free.pop() {
+            Some(seat) => {
+                inside.ranks[seat.0] = rank;
+                seat
+            }
+            None => {
+                inside.ranks.push(rank);
+                Seat(inside.ranks.len() - 1)
+            }
+        }
+    }
+
+    /// The rank is gone, and what it had cached with it.
+    pub fn leave(&self, seat: Seat) {
+        let mut inside = self.inside();
+        if let Some(rank) = inside.ranks[seat.0].take() {
+            inside.retire(rank.slot);
+            inside.free.push(seat);
+        }
+    }
+
+    /// The rank's life has ended, and another one may follow: nothing of what it had is left.
+    pub fn forget(&self, seat: Seat) {
+        let mut inside = self.inside();
+        let slot = inside.index.add_rank();
+        inside.lives += 1;
+        let life = inside.lives;
+        let Some(rank) = &mut inside.ranks[seat.0] else { return inside.index.retire(slot) };
+        (rank.follower, rank.life) = (Follower::default(), life);
+        let old = std::mem::replace(&mut rank.slot, slot);
+        inside.retire(old);
+    }
+
+    /// Takes in what a rank says of its prefix cache; `true` if it must be asked for all of it.
+    pub fn hear(&self, seat: Seat, news: &KvNews) -> bool {
+        if self.mode != Mode::Kv {
+            return false;
+        }
+        let verdict = self.inside().hear(seat, news);
+        if verdict == Verdict::Ask {
+            self.metrics.gaps.inc();
+        }
+        verdict == Verdict::Ask
+    }
+
+    /// Clears up after ranks that are gone and guesses that are old.
+    fn tidy(&self, now: Instant) {
+        self.line.expire(now);
+        let mut inside = self.inside();
+        inside.index.sweep(SWEPT);
+        inside.silent.expire(now);
+        let mut predicted = inside.silent.blocks();
+        if let Some(soon) = &mut inside.soon {
+            soon.expire(now);
+            predicted += soon.blocks();
+        }
+        self.metrics.blocks.set(inside.index.blocks() as i64);
+        self.metrics.predicted_blocks.set(predicted as i64);
+        self.metrics.sessions.set(inside.sessions.len() as i64);
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        // Whoever panicked left at worst a wrong guess behind.
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ranks that have a seat, and blocks in the index.
+    fn size(&self) -> (usize, usize) {
+        let inside = self.inside();
+        (inside.ranks.iter().flatten().count(), inside.index.blocks())
+    }
+}
+
+/// Places of the index that are looked at in one go: some milliseconds at most.
+const SWEPT: usize = 1 << 18;
+
+impl Inside {
+    fn retire(&mut self, slot: Slot) {
+        self.index.retire(slot);
+        self.silent.retire(slot);
+        if let Some(soon) = &mut self.soon {
+            soon.retire(slot);
+        }
+    }
+
+    fn hear(&mut self, seat: Seat, news: &KvNews) -> Verdict {
+        let Some(rank) = self.ranks[seat.0].as_mut() else { return Verdict::Wait };
+        let verdict = rank.follower.judge(news);
+        if let Verdict::Replace | Verdict::Ask = verdict {
+            let old = std::mem::replace(&mut rank.slot, self.index.add_rank());
+            self.retire(old);
+        }
+        if let (Verdict::Replace | Verdict::Apply, Some(rank)) = (verdict, &self.ranks[seat.0]) {
+            let slot = rank.slot;
+            // One kind of change after the other, each as one batch.
+            for batch in news.changes.chunk_by(|(_, a), (_, b)| a == b) {
+                let hashes: Vec<_> = batch.iter().map(|(hash, _)| *hash).collect();
+                match batch[0].1 {
+                    true => self.index.store(slot, &hashes),
+                    false => self.index.remove(slot, &hashes),
+                }
+            }
+        }
+        verdict
+    }
+
+    /// Fills `depths` and `known` for a chain of blocks.
+    fn look_up(&mut self, chain: &[BlockHash]) {
+        self.known.clear();
+        self.known.resize(self.index.slots(), 0);
+        self.index.matches(chain, &mut self.scratch).raise(&mut self.known);
+        self.silent.raise(chain, &mut self.scratch_silent, &mut self.known);
+        self.depths.clone_from(&self.known);
+        if let Some(soon) = &self.soon {
+            soon.raise(chain, &mut self.scratch_soon, &mut self.depths);
+        }
+    }
+
+    fn candidate(&self, seat: Seat, load: RankLoad, has_room: bool) -> Candidate {
+        let rank = self.ranks[seat.0].as_ref();
+        let of = |depths: &[u32]| {
+            let depth = rank.and_then(|rank| depths.get(rank.slot.index()));
+            depth.copied().unwrap_or(0)
+        };
+        let (cached_blocks, known) = (of(&self.depths), of(&self.known));
+        Candidate { load, cached_blocks, promised_blocks: cached_blocks - known, has_room }
+    }
+
+    /// The offer of the rank that the session went to last, if that lives.
+    fn of_session(&self, session: u64, offers: &[Offer], now: Instant) -> Option<usize> {
+        let (seat, life) = self.sessions.rank(session, now)?;
+        let rank = self.ranks[seat.0].as_ref().filter(|rank| rank.life == life);
+        rank.and_then(|_| offers.iter().position(|offer| offer.seat == seat))
+    }
+
+    /// The session's request goes to the rank in this seat.
+    fn went_to(&mut self, session: u64, seat: Seat, now: Instant) {
+        if let Some(rank) = &self.ranks[seat.0] {
+            self.sessions.went_to(session, (seat, rank.life), now);
+        }
+    }
+
+    /// A leg with these blocks goes to the rank in this seat.
+    fn expect(&mut self, seat: Seat, chain: &[BlockHash], now: Instant) {
+        let Some(rank) = &self.ranks[seat.0] else { return };
+        match (rank.cache, &mut self.soon) {
+            (PrefixCache::Told, Some(soon)) => soon.route(rank.slot, chain, now),
+            (PrefixCache::Silent, _) => self.silent.route(rank.slot, chain, now),
+            (PrefixCache::Told, None) | (PrefixCache::None, _) => {}
+        }
+    }
+}

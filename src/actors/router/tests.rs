@@ -1,0 +1,178 @@
+//! What a router knows of ranks' prefix caches becomes true again, whatever happens to their news.
+
+use std::collections::VecDeque;
+
+use super::*;
+use crate::actors::rank::kv::KvOut;
+use crate::engine::blocks::HashKey;
+use crate::engine::embedded::Embedded;
+use crate::engine::model::Shape;
+use crate::engine::schedule::Limits;
+use crate::engine::sim::{SimConfig, SimModel};
+use crate::engine::{Engine, Leg, StepOutput};
+use crate::ids::{LegId, RankIndex, RequestId};
+use crate::metrics::Metrics;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+const BLOCK: usize = 4;
+
+fn router(config: &config::Router) -> ModelRouter {
+    ModelRouter::new("m", config, HashKey::default(), 1, Metrics::new().router("m"))
+}
+
+/// A simulated engine whose pool is small, so that blocks come and go, and its way to the router.
+struct Rank {
+    engine: Embedded<SimModel>,
+    seat: Seat,
+    out: KvOut,
+    /// News under way.
+    sent: VecDeque<KvNews>,
+    legs: u64,
+}
+
+impl Rank {
+    fn new(router: &ModelRouter) -> Self {
+        let shape =
+            Shape { context: 64, vocab: 128, block_tokens: BLOCK, blocks: 24, block_bytes: 1 };
+        let model = SimModel::new(SimConfig { shape, ..SimConfig::default() });
+        let limits =
+            Limits { max_running: 2, max_waiting: 8, max_batch_tokens: 32, prefix_cache: true };
+        let engine = Embedded::new(model, limits, &HashKey::default());
+        let seat = router.join(&engine.describe());
+        Self { engine, seat, out: KvOut::new(40), sent: VecDeque::new(), legs: 0 }
+    }
+
+    /// A few tokens of one of some conversations, to the end.
+    fn serve(&mut self, conversation: u32, length: usize) {
+        self.legs += 1;
+        let id = LegId { request: RequestId(self.legs), choice: 0, attempt: 0 };
+        let tokens: Vec<u32> = (0..length as u32).map(|i| (conversation * 7 + i) % 100).collect();
+        let leg = Leg {
+            id,
+            prompt_len: tokens.len(),
+            tokens,
+            max_tokens: 3,
+            choice: 0,
+            sampling: Arc::default(),
+            salt: 0,
+        };
+        self.engine.admit(leg).unwrap();
+        let mut step = StepOutput::default();
+        while self.engine.has_work() {
+            self.engine.step(&mut step).unwrap();
+            self.out.add(&step.kv_events);
+            let cached = |blocks: &mut Vec<_>| self.engine.cached_blocks(blocks);
+            self.sent.extend(self.out.take(RankIndex(0), cached));
+        }
+    }
+
+    fn deliver(&mut self, router: &ModelRouter) {
+        while let Some(news) = self.sent.pop_front() {
+            if router.hear(self.seat, &news) {
+                self.out.restart();
+            }
+        }
+    }
+
+    /// What is wrong with what the router knows of it.
+    fn errors(&self, router: &ModelRouter) -> Option<String> {
+        let mut truth = Vec::new();
+        self.engine.cached_blocks(&mut truth);
+        let inside = router.inside();
+        let slot = inside.ranks[self.seat.0].as_ref().unwrap().slot;
+        let held = inside.index.holdings(slot) as usize;
+        if held != truth.len() {
+            return Some(format!("{held} blocks known, {} cached", truth.len()));
+        }
+        let mut scratch = Scratch::default();
+        let knows = |hash: &&BlockHash| {
+            let mut depths = vec![0; inside.index.slots()];
+            inside.index.matches(&[**hash], &mut scratch).raise(&mut depths);
+            depths[slot.index()] == 1
+        };
+        let known = truth.iter().filter(knows).count();
+        (known != truth.len()).then(|| format!("{known} of {} blocks known", truth.len()))
+    }
+}
+
+/// What happens to the oldest news under way.
+#[derive(Clone, Copy, Debug)]
+enum Mishap {
+    None,
+    Lost,
+    Twice,
+    Late,
+}
+
+fn mishap() -> impl Strategy<Value = Mishap> {
+    prop_oneof![
+        4 => Just(Mishap::None),
+        1 => Just(Mishap::Lost),
+        1 => Just(Mishap::Twice),
+        1 => Just(Mishap::Late),
+    ]
+}
+
+/// (rank, conversation, length, what happens to its news, whether the rank dies after it)
+fn life() -> impl Strategy<Value = Vec<(usize, u32, usize, Mishap, bool)>> {
+    let one = (0..3_usize, 0..9_u32, 5..60_usize, mishap(), prop::bool::weighted(0.05));
+    prop::collection::vec(one, 1..120)
+}
+
+#[test]
+fn what_is_known_of_caches_is_true_again_after_lost_repeated_and_late_news_and_lost_ranks() {
+    let mut runner = TestRunner::new(Config { cases: 200, ..Config::default() });
+    let outcome = runner.run(&life(), |life| {
+        let router = router(&config::Router::default());
+        let mut ranks: Vec<_> = (0..3).map(|_| Rank::new(&router)).collect();
+        for (rank, conversation, length, mishap, dies) in life {
+            let rank = &mut ranks[rank];
+            rank.serve(conversation, length);
+            match (mishap, rank.sent.len()) {
+                (_, 0) | (Mishap::None, _) => {}
+                (Mishap::Lost, _) => drop(rank.sent.pop_front()),
+                (Mishap::Twice, _) => rank.sent.push_front(rank.sent[0].clone()),
+                (Mishap::Late, _) => rank.sent.rotate_left(1),
+            }
+            rank.deliver(&router);
+            if dies {
+                router.leave(rank.seat);
+                *rank = Rank::new(&router);
+            }
+            router.tidy(Instant::now());
+        }
+        for rank in &mut ranks {
+            // Whatever was lost shows with the next news, and is told again.
+            for conversation in 20..36 {
+                rank.serve(conversation, 20);
+                rank.deliver(&router);
+            }
+            prop_assert_eq!(rank.errors(&router), None);
+        }
+        Ok(())
+    });
+    outcome.unwrap_or_else(|error| panic!("{error}\n{runner}"));
+}
+
+#[test]
+fn a_rank_that_is_gone_is_forgotten_at_once() {
+    let router = router(&config::Router::default());
+    let (mut first, other) = (Rank::new(&router), Rank::new(&router));
+    first.serve(1, 40);
+    first.deliver(&router);
+    let tokens: Vec<u32> = (0..40).map(|i| (7 + i) % 100).collect();
+    let ask = Ask { tokens: &tokens, salt: 0, explain: true, session: None };
+    let offer = |seat| Offer { seat, prefill_tokens: 0, blocks_used: 0, legs: 0, has_room: true };
+    let cached = |seats: [Seat; 2]| {
+        let routed = router.route(&ask, &seats.map(offer), |at| at.to_string()).unwrap();
+        let why = routed.explanation.unwrap();
+        (routed.index, why.ranks.iter().map(|rank| rank.cached_blocks).collect::<Vec<_>>())
+    };
+    assert_eq!(cached([other.seat, first.seat]), (1, vec![0, 10]));
+    router.forget(first.seat);
+    assert_eq!(cached([other.seat, first.seat]).1, [0, 0]);
+    router.leave(first.seat);
+    let next = Rank::new(&router);
+    assert_eq!(cached([other.seat, next.seat]).1, [0, 0], "its seat is another rank's now");
+}

@@ -1,0 +1,24 @@
+//! Where legs go: what is decided about it, in plain functions and records.
+//!
+//! ```text
+//! index   which ranks hold which leading blocks of a prompt, by their word or by our guess
+//! follow  whether a rank's word is complete
+//! cost    what a leg costs on a rank, in KV blocks
+//! pick    the rank that gets it, by the router's mode
+//! queue   whose turn it is when all ranks are full
+//! affinity  which rank a session went to last
+//! ```
+//! Nothing here knows actors, links or clocks; `actors::router` feeds it and asks it.
+
+mod affinity;
+mod cost;
+mod follow;
+pub mod index;
+mod pick;
+mod queue;
+
+pub use affinity::{Affinity, Sessions};
+pub use cost::{RankLoad, Score, Weights};
+pub use follow::{Follower, KvNews, Verdict};
+pub use pick::{Candidate, Mode, Picker};
+pub use queue::{Claim, Full, Policy, Queue, Ticket};
