@@ -1,0 +1,182 @@
+//! A report as text for people.
+
+use std::fmt::Write as _;
+
+use super::process::Taken;
+use super::report::{Report, Spread};
+
+/// The whole text.
+pub(super) fn text(report: &Report) -> String {
+    let mut text = String::new();
+    // Writing into a string cannot fail.
+    let _ = write(report, &mut text);
+    text
+}
+
+fn write(report: &Report, to: &mut String) -> std::fmt::Result {
+    head(report, to)?;
+    writeln!(
+        to,
+        "\n{:<14}{:>11}{:>11}{:>11}{:>11}{:>11}",
+        "ms", "p50", "p90", "p99", "mean", "max"
+    )?;
+    let delay = report.send_delay_ms.as_ref().map(|spread| ("send delay", spread));
+    let rows = [
+        ("TTFT", &report.ttft_ms),
+        ("ITL", &report.itl_ms),
+        ("TPOT", &report.tpot_ms),
+        ("end to end", &report.e2e_ms),
+    ];
+    for (name, spread) in rows.into_iter().chain(delay) {
+        row(name, spread, to)?;
+    }
+    writeln!(to)?;
+    rates(report, to)?;
+    processes(report, to)
+}
+
+fn head(report: &Report, to: &mut String) -> std::fmt::Result {
+    let Report { url, model, requests, .. } = report;
+    let parameters = report.parameters.iter().map(|(name, value)| format!("{name} {value}"));
+    let parameters = parameters.collect::<Vec<_>>().join(", ");
+    let api = format!("{:?}", report.api).to_lowercase();
+    writeln!(to, "{:<14}{url}, model {model}, {api}", "server")?;
+    writeln!(to, "{:<14}{}", "load", report.load)?;
+    writeln!(to, "{:<14}{}: {parameters}, seed {}", "workload", report.workload, report.seed)?;
+    write!(to, "{:<14}{} complete", "requests", count(requests.complete))?;
+    for (number, what) in [
+        (requests.failed, "failed"),
+        (requests.not_sent, "not sent"),
+        (requests.cut, "cut by the signal"),
+    ] {
+        if number > 0 || what == "failed" {
+            write!(to, ", {} {what}", count(number))?;
+        }
+    }
+    writeln!(to, " in {:.1} s", report.duration_s)?;
+    for (number, what) in [
+        (requests.other_length, "answers had more or fewer tokens than asked for"),
+        (
+            requests.without_usage,
+            "answers had no usage: their tokens are events, their prompts not counted",
+        ),
+    ] {
+        if number > 0 {
+            writeln!(to, "{:<14}{} {what}", "note", count(number))?;
+        }
+    }
+    Ok(())
+}
+
+fn row(name: &str, spread: &Spread, to: &mut String) -> std::fmt::Result {
+    let Spread { p50, p90, p99, mean, max, .. } = *spread;
+    writeln!(to, "{name:<14}{p50:>11.2}{p90:>11.2}{p99:>11.2}{mean:>11.2}{max:>11.2}")
+}
+
+fn rates(report: &Report, to: &mut String) -> std::fmt::Result {
+    let Report { throughput: rate, tokens, .. } = report;
+    writeln!(
+        to,
+        "{:<14}{:.1} requests/s, {} output tokens/s, {} input tokens/s",
+        "throughput",
+        rate.requests_per_s,
+        count(rate.output_tokens_per_s.round() as u64),
+        count(rate.input_tokens_per_s.round() as u64),
+    )?;
+    if let Some(good) = &report.goodput {
+        let share = good.share * 100.0;
+        let line = format!("{share:.1} % of requests, {:.1} requests/s", good.requests_per_s);
+        writeln!(to, "{:<14}{line}, meet {}", "goodput", good.slo)?;
+    }
+    let share = rate.cached_share * 100.0;
+    writeln!(to, "{:<14}{share:.1} % of {} input tokens", "cached", count(tokens.input))?;
+    for error in &report.errors {
+        writeln!(
+            to,
+            "{:<14}{} {}, the first: {}",
+            "errors",
+            count(error.count),
+            error.kind,
+            error.example
+        )?;
+    }
+    Ok(())
+}
+
+fn processes(report: &Report, to: &mut String) -> std::fmt::Result {
+    writeln!(
+        to,
+        "\n{:<24}{:>10}{:>12}{:>12}   RSS MiB before / peak / after",
+        "process", "CPU s", "ms/request", "µs/token"
+    )?;
+    let own = [("this generator".to_owned(), &report.generator)];
+    let name = |taken: &Taken| {
+        let ended = if taken.ended { " (ended)" } else { "" };
+        format!("{} {}{ended}", taken.pid, taken.name)
+    };
+    let others = report.processes.iter().map(|taken| (name(taken), taken));
+    for (name, taken) in others.chain(own) {
+        let Taken { cpu_s, cpu_ms_per_request: per_request, cpu_us_per_token: per_token, .. } =
+            taken;
+        let Taken { rss_mib_before, rss_mib_peak, rss_mib_after, .. } = taken;
+        writeln!(
+            to,
+            "{name:<24}{cpu_s:>10.2}{per_request:>12.3}{per_token:>12.2}   \
+             {rss_mib_before:.0} / {rss_mib_peak:.0} / {rss_mib_after:.0}"
+        )?;
+    }
+    Ok(())
+}
+
+/// With a comma between thousands.
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn the_table_shows_every_figure() {
+        let report = super::super::report::tests::example();
+        expect![[r#"
+            server        http://127.0.0.1:8000, model tiny, completions
+            load          closed loop, 4 at a time
+            workload      random: output-tokens 64, prompt-tokens 256, seed 7
+            requests      100 complete, 3 failed in 2.0 s
+
+            ms                    p50        p90        p99       mean        max
+            TTFT                12.35      24.69     123.46      18.52     138.89
+            ITL                  0.50       1.00       5.00       0.75       5.62
+            TPOT                 0.75       1.50       7.50       1.12       8.44
+            end to end         100.00     200.00    1000.00     150.00    1125.00
+
+            throughput    50.0 requests/s, 3,200 output tokens/s, 12,800 input tokens/s
+            goodput       90.0 % of requests, 45.0 requests/s, meet ttft ≤ 500 ms, itl ≤ 50 ms
+            cached        50.0 % of 25,600 input tokens
+            errors        3 http_429, the first: too many requests
+
+            process                      CPU s  ms/request    µs/token   RSS MiB before / peak / after
+            12 cuelight                   0.50       5.000       50.00   50 / 60 / 58
+            this generator                0.25       2.500       25.00   50 / 60 / 58
+        "#]].assert_eq(&text(&report));
+    }
+
+    #[test]
+    fn thousands_have_commas() {
+        for (number, shown) in [(0, "0"), (999, "999"), (1000, "1,000"), (1234567, "1,234,567")] {
+            assert_eq!(count(number), shown);
+        }
+    }
+}
