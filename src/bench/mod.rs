@@ -5,12 +5,14 @@
 //!
 //! ```text
 //! options → run ─┬─ workload ─ draw, lengths, trace   what is asked, a function of the seed
+//!                ├─ alarm                             open loops, on time
 //!                ├─ prompt                            requests as bytes
 //!                ├─ client ─ http ─ answer ─ sse      answers, as they come
 //!                ├─ record ─ histogram, slo           what was measured, in bounded memory
 //!                └─ report ─ table, plot              what is told
 //! ```
 
+mod alarm;
 mod answer;
 mod client;
 mod draw;

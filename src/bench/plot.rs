@@ -11,6 +11,8 @@ const PANEL: (f64, f64) = (440.0, 250.0);
 /// Where the panels' areas begin.
 const LEFT: [f64; 2] = [70.0, 590.0];
 const TOP: [f64; 2] = [90.0, 440.0];
+/// Most stretches of time in a line.
+const MOST_STEPS: usize = 60;
 const BLUE: &str = "#2563a8";
 const ORANGE: &str = "#c2571a";
 
@@ -39,6 +41,11 @@ impl Axis {
         let high = if most > 0.0 { most } else { 1.0 };
         let step = step(high);
         Self { low: 0.0, high: (high / step).ceil() * step, log: false }
+    }
+
+    /// From 0 to exactly this.
+    fn until(end: f64) -> Self {
+        Self { low: 0.0, high: if end > 0.0 { end } else { 1.0 }, log: false }
     }
 
     /// Decades that hold all values above 0.
@@ -77,7 +84,7 @@ impl Axis {
                 .collect();
         }
         let step = step(self.high);
-        let count = (self.high / step).round() as u32;
+        let count = (self.high / step * 1.000_001).floor() as u32;
         (0..=count).map(|index| f64::from(index) * step).collect()
     }
 }
@@ -221,21 +228,30 @@ fn distribution(
 
 fn throughput(report: &Report, place: (f64, f64), to: &mut String) -> std::fmt::Result {
     let series = &report.over_time;
-    let width = series.bucket_s;
-    let rates = series.events.iter().map(|events| *events as f64 / width);
+    // Narrow stretches would show the rhythm of single steps.
+    let together = series.events.len().div_ceil(MOST_STEPS).max(1);
+    let width = series.bucket_s * together as f64;
+    let stretches: Vec<_> = series
+        .events
+        .chunks(together)
+        .enumerate()
+        .map(|(index, events)| {
+            let from = index as f64 * width;
+            let until = (from + series.bucket_s * events.len() as f64).min(report.duration_s);
+            let seconds = (until - from).max(series.bucket_s / 10.0);
+            (from, from + seconds, events.iter().sum::<u64>() as f64 / seconds)
+        })
+        .collect();
     let panel = Panel {
         place,
-        x: Axis::linear([report.duration_s].into_iter()),
-        y: Axis::linear(rates.clone()),
+        x: Axis::until(report.duration_s),
+        y: Axis::linear(stretches.iter().map(|stretch| stretch.2)),
         title: "Throughput",
         x_label: "seconds since the start",
         y_label: "token events a second",
     };
     panel.frame(to)?;
-    let steps = rates.enumerate().flat_map(|(index, rate)| {
-        let at = index as f64 * width;
-        [(at, rate), ((at + width).min(report.duration_s).max(at), rate)]
-    });
+    let steps = stretches.iter().flat_map(|&(from, until, rate)| [(from, rate), (until, rate)]);
     panel.line(&steps.collect::<Vec<_>>(), BLUE, to)
 }
 
@@ -243,7 +259,7 @@ fn first_tokens(report: &Report, place: (f64, f64), to: &mut String) -> std::fmt
     let points = &report.curves.ttft_over_time;
     let panel = Panel {
         place,
-        x: Axis::linear([report.duration_s].into_iter()),
+        x: Axis::until(report.duration_s),
         y: Axis::linear(points.iter().map(|point| point.1)),
         title: "Time to first token, by the time of sending",
         x_label: "seconds since the start",

@@ -1,5 +1,6 @@
 //! CPU time and memory of processes, as `/proc` tells them.
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// Clock ticks in a second, as `/proc` counts them: part of Linux's interface (`USER_HZ`).
@@ -87,9 +88,15 @@ impl Watched {
 }
 
 fn read(pid: u32) -> Option<Reading> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    Some(Reading { cpu_s: cpu_s(&stat)?, rss_kib: rss_kib(&status)? })
+    let cpu_s = if pid == std::process::id() {
+        // Of itself a process knows it to the nanosecond, of others to a clock tick.
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    } else {
+        cpu_s(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?
+    };
+    Some(Reading { cpu_s, rss_kib: rss_kib(&status)? })
 }
 
 /// User and system time; the name in brackets may contain anything.

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::alarm::Alarm;
 use super::answer::{Answer, Complete};
 use super::client::{Client, Failure};
 use super::draw::{Draw, Stream};
@@ -148,7 +149,12 @@ async fn closed(context: &Rc<Context>, concurrency: usize) {
 }
 
 /// An open loop, until all is sent and answered.
-async fn open(context: &Rc<Context>, arrivals: Arrivals, max_in_flight: usize) {
+async fn open(
+    context: &Rc<Context>,
+    arrivals: Arrivals,
+    max_in_flight: usize,
+) -> std::io::Result<()> {
+    let alarm = Alarm::new()?;
     let start = Instant::now();
     let mut draw = Draw::new(context.options.seed, Stream::Arrival, 0);
     let mut jobs = JoinSet::new();
@@ -163,9 +169,7 @@ async fn open(context: &Rc<Context>, arrivals: Arrivals, max_in_flight: usize) {
         if context.too_late(wait) {
             break;
         }
-        if !wait.is_zero() {
-            sleep(wait).await;
-        }
+        alarm.wait(wait).await?;
         if !context.take() {
             break;
         }
@@ -179,6 +183,7 @@ async fn open(context: &Rc<Context>, arrivals: Arrivals, max_in_flight: usize) {
         jobs.spawn_local(async move { context.converse(job).await });
     }
     while jobs.join_next().await.is_some() {}
+    Ok(())
 }
 
 /// Runs the load and reports it. Progress goes to `err`. When `interrupt` is ready, the run ends with a
@@ -201,12 +206,12 @@ pub async fn run(
     let mut progress = Progress::new(&context.options, err);
     let driven = tasks.run_until(async {
         tokio::select! {
-            () = drive(&context) => false,
-            () = interrupt => true,
-            () = observe(&context, &mut progress) => false,
+            driven = drive(&context) => driven.map(|()| false),
+            () = interrupt => Ok(true),
+            () = observe(&context, &mut progress) => Ok(false),
         }
     });
-    let interrupted = driven.await;
+    let interrupted = driven.await?;
     let ran = context.record.borrow().started.elapsed();
     context.watched.borrow_mut().iter_mut().for_each(Watched::look);
     progress.clear();
@@ -232,7 +237,7 @@ fn context(options: Options, client: Client, model: &str, watched: Vec<Watched>)
 }
 
 /// The warm-up, then the load.
-async fn drive(context: &Rc<Context>) {
+async fn drive(context: &Rc<Context>) -> std::io::Result<()> {
     let Options { load, requests, duration, warmup, .. } = &context.options;
     if *warmup > 0 {
         let concurrency = match *load {
@@ -248,7 +253,10 @@ async fn drive(context: &Rc<Context>) {
     context.budget.set(Budget { requests: requests.unwrap_or(u64::MAX), until });
     context.next_job.set(0);
     match *load {
-        Load::Closed { concurrency } => closed(context, concurrency).await,
+        Load::Closed { concurrency } => {
+            closed(context, concurrency).await;
+            Ok(())
+        }
         Load::Open { arrivals, max_in_flight } => open(context, arrivals, max_in_flight).await,
     }
 }

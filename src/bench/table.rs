@@ -70,7 +70,22 @@ fn head(report: &Report, to: &mut String) -> std::fmt::Result {
 
 fn row(name: &str, spread: &Spread, to: &mut String) -> std::fmt::Result {
     let Spread { p50, p90, p99, mean, max, .. } = *spread;
-    writeln!(to, "{name:<14}{p50:>11.2}{p90:>11.2}{p99:>11.2}{mean:>11.2}{max:>11.2}")
+    write!(to, "{name:<14}")?;
+    for value in [p50, p90, p99, mean, max] {
+        let shown = if spread.count == 0 { "–".to_owned() } else { ms(value) };
+        write!(to, "{shown:>11}")?;
+    }
+    writeln!(to)
+}
+
+/// With three digits or more that matter.
+fn ms(value: f64) -> String {
+    let digits = match value {
+        0.0..10.0 => 3,
+        10.0..100.0 => 2,
+        _ => 1,
+    };
+    format!("{value:.digits$}")
 }
 
 fn rates(report: &Report, to: &mut String) -> std::fmt::Result {
@@ -157,10 +172,10 @@ mod tests {
             requests      100 complete, 3 failed in 2.0 s
 
             ms                    p50        p90        p99       mean        max
-            TTFT                12.35      24.69     123.46      18.52     138.89
-            ITL                  0.50       1.00       5.00       0.75       5.62
-            TPOT                 0.75       1.50       7.50       1.12       8.44
-            end to end         100.00     200.00    1000.00     150.00    1125.00
+            TTFT                12.35      24.69      123.5      18.52      138.9
+            ITL                 0.500      1.000      5.000      0.750      5.625
+            TPOT                0.750      1.500      7.500      1.125      8.438
+            end to end          100.0      200.0     1000.0      150.0     1125.0
 
             throughput    50.0 requests/s, 3,200 output tokens/s, 12,800 input tokens/s
             goodput       90.0 % of requests, 45.0 requests/s, meet ttft ≤ 500 ms, itl ≤ 50 ms

@@ -1,31 +1,19 @@
 //! `cuelight bench`: the load generator, from the command line to the exit code.
 
-use std::io::{BufReader, IsTerminal, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::io::Write;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{UNAVAILABLE, USAGE};
-use crate::bench::{
-    Api, Arrivals, BenchError, Lengths, Load, OWN_KEYS, Options, Report, Slo, Tree, Workload,
-    read_trace, run,
-};
+use crate::bench::{BenchError, Lengths, Report, Slo, run};
+
+mod check;
 
 /// A request failed.
 pub const FAILED: u8 = 1;
-/// Clients of a closed loop without `--concurrency`.
-const CONCURRENCY: usize = 16;
-/// Requests of a run without `--requests`, `--duration` and a trace.
-const REQUESTS: u64 = 200;
-/// Tokens of a shared beginning without `--prefix-tokens`.
-const PREFIX_TOKENS: u32 = 1024;
-/// Most of what there may be many of: clients, requests in flight, groups.
-const MANY: u64 = 1_000_000;
 
 /// `cuelight bench`
 #[derive(Debug, Args)]
@@ -159,193 +147,6 @@ pub enum ArrivalsName {
     Constant,
 }
 
-/// Fails with the flag, its value and the rule, unless `holds`.
-fn rule(holds: bool, flag: &str, value: impl std::fmt::Display, rule: &str) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(format!("--{flag} {value}: must be {rule}")) }
-}
-
-impl BenchArgs {
-    /// Checks what clap cannot, and reads the trace.
-    fn options(&self, key: Option<&str>) -> Result<Options, String> {
-        let (host, address) = self.server()?;
-        let workload = self.workload()?;
-        let is_trace = matches!(workload, Workload::Trace { .. });
-        let many = format!("from 1 to {MANY}");
-        rule((1..=1 << 31).contains(&self.vocab), "vocab", self.vocab, "from 1 to 2147483648")?;
-        rule(
-            (1..=86_400).contains(&self.timeout),
-            "timeout",
-            self.timeout,
-            "from 1 to 86400 seconds",
-        )?;
-        rule(self.warmup <= MANY, "warmup", self.warmup, "at most 1000000")?;
-        rule(self.warmup == 0 || !is_trace, "warmup", self.warmup, "0 with a trace")?;
-        if let Some(requests) = self.requests {
-            rule(requests > 0, "requests", requests, "at least 1")?;
-        }
-        if let Some(seconds) = self.duration {
-            let holds = seconds > 0.0 && seconds <= 1e7;
-            rule(holds, "duration", seconds, "above 0 and at most 10000000 seconds")?;
-        }
-        let unlimited = self.requests.is_none() && self.duration.is_none() && !is_trace;
-        Ok(Options {
-            url: self.url.clone(),
-            address,
-            host,
-            model: self.model.clone(),
-            api: match self.api {
-                ApiName::Completions => Api::Completions,
-                ApiName::Chat => Api::Chat,
-            },
-            load: self.load(is_trace, &many)?,
-            workload,
-            requests: self.requests.or(unlimited.then_some(REQUESTS)),
-            duration: self.duration.map(Duration::from_secs_f64),
-            warmup: self.warmup,
-            vocab: self.vocab,
-            ignore_eos: !self.no_ignore_eos,
-            extra: self.extra()?,
-            headers: self.headers(key)?,
-            seed: self.seed,
-            slo: self.slo,
-            pids: self.pid.clone(),
-            timeout: Duration::from_secs(self.timeout),
-            terminal: std::io::stderr().is_terminal(),
-        })
-    }
-
-    fn server(&self) -> Result<(String, SocketAddr), String> {
-        let rule = "must be http://HOST:PORT (https is not supported)";
-        let bad = || format!("--url {}: {rule}", self.url);
-        let bare = self.url.strip_prefix("http://").ok_or_else(bad)?.trim_end_matches('/');
-        let host = bare.strip_suffix("/v1").unwrap_or(bare);
-        if host.is_empty()
-            || !host.chars().all(|c| c.is_ascii_alphanumeric() || "-._:[]".contains(c))
-        {
-            return Err(bad());
-        }
-        let with_port = if host.ends_with(']') || !host.contains(':') {
-            format!("{host}:80")
-        } else {
-            host.to_owned()
-        };
-        let found = with_port.to_socket_addrs().map_err(|error| format!("{}: {error}", bad()))?;
-        let address = found.into_iter().next().ok_or_else(bad)?;
-        Ok((host.to_owned(), address))
-    }
-
-    fn load(&self, is_trace: bool, many: &str) -> Result<Load, String> {
-        let in_flight = self.max_in_flight;
-        rule((1..=MANY).contains(&(in_flight as u64)), "max-in-flight", in_flight, many)?;
-        let arrivals = match (self.rate, self.speedup) {
-            (Some(rate), _) => {
-                let holds = rate > 0.0 && rate <= 1e6;
-                rule(holds, "rate", rate, "above 0 and at most 1000000 a second")?;
-                match self.arrivals {
-                    ArrivalsName::Poisson => Arrivals::Poisson(rate),
-                    ArrivalsName::Constant => Arrivals::Constant(rate),
-                }
-            }
-            (None, Some(speedup)) => {
-                rule(is_trace, "speedup", speedup, "used with --trace")?;
-                let holds = (1e-6..=1e6).contains(&speedup);
-                rule(holds, "speedup", speedup, "from 0.000001 to 1000000")?;
-                Arrivals::Trace(speedup)
-            }
-            (None, None) if is_trace && self.concurrency.is_none() => Arrivals::Trace(1.0),
-            (None, None) => {
-                let concurrency = self.concurrency.unwrap_or(CONCURRENCY);
-                rule((1..=MANY).contains(&(concurrency as u64)), "concurrency", concurrency, many)?;
-                return Ok(Load::Closed { concurrency });
-            }
-        };
-        Ok(Load::Open { arrivals, max_in_flight: in_flight })
-    }
-
-    fn workload(&self) -> Result<Workload, String> {
-        let (prompt, output) = (self.prompt_tokens, self.output_tokens);
-        rule(prompt.least() > 0, "prompt-tokens", prompt, "at least 1")?;
-        rule(output.least() > 0, "output-tokens", output, "at least 1")?;
-        let kind = match (self.workload, &self.trace) {
-            (Some(WorkloadName::Trace), None) => {
-                return Err("--workload trace: must come with --trace FILE".into());
-            }
-            (Some(kind), Some(file)) if kind != WorkloadName::Trace => {
-                let file = file.display();
-                return Err(format!(
-                    "--trace {file}: must be used with --workload trace or without"
-                ));
-            }
-            (None, Some(_)) => WorkloadName::Trace,
-            (kind, _) => kind.unwrap_or(WorkloadName::Random),
-        };
-        match kind {
-            WorkloadName::Random => Ok(Workload::Random { prompt, output }),
-            WorkloadName::PrefixTree => {
-                let tree = self.tree(self.prefix_tokens.unwrap_or(PREFIX_TOKENS))?;
-                Ok(Workload::PrefixTree { tree, prompt, output })
-            }
-            WorkloadName::Sessions => {
-                let (turns, think_ms) = (self.turns, self.think_ms);
-                rule(turns.least() > 0, "turns", turns, "at least 1")?;
-                let tree = self.prefix_tokens.filter(|tokens| *tokens > 0);
-                let tree = tree.map(|tokens| self.tree(tokens)).transpose()?;
-                Ok(Workload::Sessions { tree, prompt, output, turns, think_ms })
-            }
-            WorkloadName::Trace => self.recorded(self.trace.as_deref().unwrap_or(Path::new(""))),
-        }
-    }
-
-    fn tree(&self, tokens: u32) -> Result<Tree, String> {
-        let Self { prefix_groups: groups, prefix_depth: depth, .. } = *self;
-        rule(
-            (1..=MANY).contains(&u64::from(groups)),
-            "prefix-groups",
-            groups,
-            "from 1 to 1000000",
-        )?;
-        rule((1..=1 << 20).contains(&tokens), "prefix-tokens", tokens, "from 1 to 1048576")?;
-        rule((1..=32).contains(&depth), "prefix-depth", depth, "from 1 to 32")?;
-        Ok(Tree { groups, tokens, depth })
-    }
-
-    fn recorded(&self, file: &Path) -> Result<Workload, String> {
-        let block = self.block_tokens;
-        rule((1..=1 << 20).contains(&block), "block-tokens", block, "from 1 to 1048576")?;
-        let bad = |why: String| format!("--trace {}: {why}", file.display());
-        let opened = std::fs::File::open(file).map_err(|error| bad(error.to_string()))?;
-        let entries = read_trace(BufReader::new(opened), block).map_err(|e| bad(e.to_string()))?;
-        Ok(Workload::Trace { entries, block })
-    }
-
-    fn extra(&self) -> Result<Map<String, Value>, String> {
-        let Some(text) = &self.extra_body else { return Ok(Map::new()) };
-        let Ok(Value::Object(extra)) = serde_json::from_str(text) else {
-            return Err(format!("--extra-body {text}: must be a JSON object"));
-        };
-        match OWN_KEYS.into_iter().find(|key| extra.contains_key(*key)) {
-            Some(key) => {
-                Err(format!("--extra-body {text}: must be without {key}, which the load decides"))
-            }
-            None => Ok(extra),
-        }
-    }
-
-    fn headers(&self, key: Option<&str>) -> Result<Vec<(String, String)>, String> {
-        let mut headers = Vec::new();
-        headers.extend(key.map(|key| ("authorization".to_owned(), format!("Bearer {key}"))));
-        for header in &self.header {
-            let parts = header.split_once(':').filter(|(name, _)| !name.trim().is_empty());
-            let plain = !header.chars().any(char::is_control);
-            let (name, value) = parts.filter(|_| plain).ok_or_else(|| {
-                format!("--header {header:?}: must be NAME:VALUE, without control characters")
-            })?;
-            headers.push((name.trim().to_owned(), value.trim().to_owned()));
-        }
-        Ok(headers)
-    }
-}
-
 /// Runs the load: progress on `err`, the table on `out`. An API key, if the server asks for one, is taken
 /// from `key`. Returns the exit code: 0, [`FAILED`] if a request failed and errors are not allowed,
 /// [`USAGE`] for wrong arguments, [`UNAVAILABLE`] if the server cannot be reached.
@@ -422,97 +223,6 @@ mod tests {
 
     fn parsed(words: &[&str]) -> Result<BenchArgs, clap::Error> {
         Line::try_parse_from(["bench"].iter().chain(words)).map(|line| line.args)
-    }
-
-    fn options(words: &[&str]) -> Result<Options, String> {
-        parsed(words).unwrap().options(Some("k"))
-    }
-
-    #[test]
-    fn without_flags_it_is_a_closed_loop_that_ends() {
-        let options = options(&[]).unwrap();
-        assert_eq!(options.load, Load::Closed { concurrency: CONCURRENCY });
-        assert_eq!((options.requests, options.duration), (Some(REQUESTS), None));
-        assert_eq!(options.workload.name(), "random");
-        assert_eq!(options.headers, [("authorization".to_owned(), "Bearer k".to_owned())]);
-        assert!(options.ignore_eos && options.address.port() == 8000);
-    }
-
-    #[test]
-    fn loads_and_workloads_are_what_the_flags_say() {
-        let trace = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/mooncake.jsonl");
-        let open = |arrivals| Load::Open { arrivals, max_in_flight: 1024 };
-        for (words, load, workload, requests) in [
-            (&["--rate", "5"][..], open(Arrivals::Poisson(5.0)), "random", Some(REQUESTS)),
-            (
-                &["--rate", "5", "--arrivals", "constant", "--duration", "2"],
-                open(Arrivals::Constant(5.0)),
-                "random",
-                None,
-            ),
-            (&["--trace", trace], open(Arrivals::Trace(1.0)), "trace", None),
-            (&["--trace", trace, "--speedup", "9"], open(Arrivals::Trace(9.0)), "trace", None),
-            (
-                &["--trace", trace, "--concurrency", "3"],
-                Load::Closed { concurrency: 3 },
-                "trace",
-                None,
-            ),
-            (
-                &["--workload", "sessions", "--requests", "7"],
-                Load::Closed { concurrency: CONCURRENCY },
-                "sessions",
-                Some(7),
-            ),
-        ] {
-            let options = options(words).unwrap();
-            let found = (options.load, options.workload.name(), options.requests);
-            assert_eq!(found, (load, workload, requests), "{words:?}");
-        }
-    }
-
-    #[test]
-    fn a_wrong_value_is_refused_with_its_flag_and_the_rule() {
-        for (words, message) in [
-            (&["--url", "https://x"][..], "--url https://x: must be http://HOST:PORT"),
-            (&["--url", "http://a b:1"], "--url http://a b:1: must be http://HOST:PORT"),
-            (&["--concurrency", "0"], "--concurrency 0: must be from 1 to 1000000"),
-            (&["--rate", "0"], "--rate 0: must be above 0"),
-            (&["--rate", "NaN"], "--rate NaN: must be above 0"),
-            (&["--speedup", "2"], "--speedup 2: must be used with --trace"),
-            (&["--requests", "0"], "--requests 0: must be at least 1"),
-            (&["--duration=-1"], "--duration -1: must be above 0"),
-            (&["--prompt-tokens", "0:5"], "--prompt-tokens 0:5: must be at least 1"),
-            (&["--workload", "trace"], "--workload trace: must come with --trace FILE"),
-            (
-                &["--workload", "random", "--trace", "f"],
-                "--trace f: must be used with --workload trace",
-            ),
-            (&["--trace", "no/such"], "--trace no/such: No such file"),
-            (
-                &["--workload", "prefix-tree", "--prefix-depth", "0"],
-                "--prefix-depth 0: must be from 1",
-            ),
-            (&["--extra-body", "[]"], "--extra-body []: must be a JSON object"),
-            (
-                &["--extra-body", "{\"stream\":1}"],
-                "--extra-body {\"stream\":1}: must be without stream",
-            ),
-            (&["--header", "x"], "--header \"x\": must be NAME:VALUE"),
-            (&["--vocab", "0"], "--vocab 0: must be from 1"),
-        ] {
-            let error = options(words).unwrap_err();
-            assert!(error.starts_with(message), "{error}");
-        }
-        for words in [
-            &["--slo", "ttft"][..],
-            &["--output-tokens", "9:1"],
-            &["--concurrency", "1", "--rate", "1"],
-            &["--rate", "1", "--speedup", "1"],
-            &["--api", "x"],
-        ] {
-            assert!(parsed(words).is_err(), "{words:?}");
-        }
     }
 
     #[test]
