@@ -158,13 +158,14 @@ async fn open(
     let start = Instant::now();
     let mut draw = Draw::new(context.options.seed, Stream::Arrival, 0);
     let mut jobs = JoinSet::new();
-    let mut at = Duration::ZERO;
+    let (mut at, mut count) = (Duration::ZERO, 0.0);
     while let Some(job) = context.next_job() {
         at = match arrivals {
             Arrivals::Poisson(rate) => at + Duration::from_secs_f64(draw.exponential() / rate),
-            Arrivals::Constant(rate) => at + Duration::from_secs_f64(1.0 / rate),
+            Arrivals::Constant(rate) => Duration::from_secs_f64(count / rate),
             Arrivals::Trace(speedup) => job.at.unwrap_or_default().div_f64(speedup),
         };
+        count += 1.0;
         let wait = at.saturating_sub(start.elapsed());
         if context.too_late(wait) {
             break;
