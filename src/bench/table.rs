@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use super::process::Taken;
 use super::report::{Report, Spread};
 
+/// The share of its one thread's time above which the generator itself may be what is slow.
+const BUSY: f64 = 0.7;
+
 /// The whole text.
 pub(super) fn text(report: &Report) -> String {
     let mut text = String::new();
@@ -64,6 +67,15 @@ fn head(report: &Report, to: &mut String) -> std::fmt::Result {
         if number > 0 {
             writeln!(to, "{:<14}{} {what}", "note", count(number))?;
         }
+    }
+    let busy = report.generator.cpu_s / report.duration_s;
+    if busy > BUSY {
+        let share = busy * 100.0;
+        writeln!(
+            to,
+            "{:<14}this generator was busy for {share:.0} % of the time: times include its own",
+            "note"
+        )?;
     }
     Ok(())
 }
@@ -186,6 +198,27 @@ mod tests {
             12 cuelight                   0.50       5.000       50.00   50 / 60 / 58
             this generator                0.25       2.500       25.00   50 / 60 / 58
         "#]].assert_eq(&text(&report));
+    }
+
+    #[test]
+    fn what_makes_figures_doubtful_is_said() {
+        let mut report = super::super::report::tests::example();
+        report.requests.not_sent = 2;
+        report.requests.cut = 1000;
+        report.requests.other_length = 4;
+        report.requests.without_usage = 5;
+        report.generator.cpu_s = 1.9;
+        report.send_delay_ms = Some(Spread::default());
+        let text = text(&report);
+        for words in [
+            "100 complete, 3 failed, 2 not sent, 1,000 cut by the signal in 2.0 s",
+            "note          4 answers had more or fewer tokens",
+            "note          5 answers had no usage",
+            "note          this generator was busy for 95 % of the time",
+            "send delay              –          –",
+        ] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,9 @@ use super::draw::{self, Draw, Stream};
 use super::lengths::Lengths;
 use super::trace::Entry;
 
+/// Most requests of a conversation.
+const MOST_TURNS: u64 = 4096;
+
 /// What is asked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Workload {
@@ -120,7 +123,7 @@ impl Workload {
     pub(super) fn job(&self, seed: u64, index: u64) -> Option<Job> {
         let mut draw = Draw::new(seed, Stream::Job, index);
         let own = |turn: u64, tokens| {
-            let id = index.wrapping_mul(1 << 12).wrapping_add(turn);
+            let id = index.wrapping_mul(MOST_TURNS).wrapping_add(turn);
             Segment { key: draw::key(seed, Stream::OwnText, id), tokens }
         };
         let single = |text, output| Job {
@@ -144,9 +147,10 @@ impl Workload {
                     tree.prefix(seed, group).collect::<Vec<_>>()
                 });
                 let mut text = shared.unwrap_or_default();
-                let turns = (0..u64::from(turns.sample(&mut draw))).map(|turn| {
+                let turns = u64::from(turns.sample(&mut draw)).min(MOST_TURNS);
+                let turns = (0..turns).map(|turn| {
                     text.push(own(turn, prompt.sample(&mut draw)));
-                    let id = index.wrapping_mul(1 << 12).wrapping_add(turn);
+                    let id = index.wrapping_mul(MOST_TURNS).wrapping_add(turn);
                     let think = if turn == 0 { 0 } else { think_ms.sample(&mut draw) };
                     Turn {
                         text: std::mem::take(&mut text),

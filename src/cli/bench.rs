@@ -75,7 +75,7 @@ pub struct BenchArgs {
     /// Prefix-tree and sessions: levels of a shared beginning; neighbours share all but the last
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub prefix_depth: u32,
-    /// Sessions: requests of a conversation
+    /// Sessions: requests of a conversation, at most 4096
     #[arg(long, value_name = "LENGTHS", default_value = "5")]
     pub turns: Lengths,
     /// Sessions: milliseconds between an answer and the next request
