@@ -81,9 +81,12 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    /// A client of the first of these addresses that accepts a connection, which is kept.
+    pub(super) async fn reach(addresses: &[SocketAddr]) -> Result<Self, Failure> {
+        let stream = connect(addresses).await?;
+        let address = stream.peer_addr().map_err(|error| Failure::Connection(error.to_string()))?;
         let buffer = vec![0; READ_BYTES].into_boxed_slice();
-        Self { address, idle: RefCell::default(), buffer: RefCell::new(buffer) }
+        Ok(Self { address, idle: RefCell::new(vec![stream]), buffer: RefCell::new(buffer) })
     }
 
     /// Sends a request and hands its answer to `sink`. The server may close a connection that is not in
@@ -101,17 +104,8 @@ impl Client {
                 other => return other,
             }
         }
-        let stream = self.connect().await?;
+        let stream = connect(&[self.address]).await?;
         self.on(stream, request, &mut Response::new(), sink).await
-    }
-
-    async fn connect(&self) -> Result<TcpStream, Failure> {
-        let failed = |why: String| Failure::Connection(format!("no connection: {why}"));
-        let stream = timeout(CONNECT, TcpStream::connect(self.address)).await;
-        let stream = stream.map_err(|_| failed(format!("not within {} s", CONNECT.as_secs())))?;
-        let stream = stream.map_err(|error| failed(error.to_string()))?;
-        let _ = stream.set_nodelay(true); // only a matter of speed
-        Ok(stream)
     }
 
     async fn on(
@@ -166,4 +160,13 @@ impl Client {
         })
         .await
     }
+}
+
+async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Failure> {
+    let failed = |why: String| Failure::Connection(format!("no connection: {why}"));
+    let stream = timeout(CONNECT, TcpStream::connect(addresses)).await;
+    let stream = stream.map_err(|_| failed(format!("not within {} s", CONNECT.as_secs())))?;
+    let stream = stream.map_err(|error| failed(error.to_string()))?;
+    let _ = stream.set_nodelay(true); // only a matter of speed
+    Ok(stream)
 }

@@ -42,8 +42,8 @@ pub enum Arrivals {
 pub struct Options {
     /// The server, as it was named.
     pub url: String,
-    /// Where it listens.
-    pub address: SocketAddr,
+    /// Where it may listen; the first that accepts a connection is used.
+    pub addresses: Vec<SocketAddr>,
     /// `Host` of the requests.
     pub host: String,
     /// The model; without one, the first that the server lists.

@@ -200,7 +200,8 @@ pub async fn run(
     let pids = options.pids.iter().copied().chain([std::process::id()]);
     let watched = pids.map(|pid| Watched::start(pid).ok_or(BenchError::NoProcess(pid)));
     let watched = watched.collect::<Result<_, _>>()?;
-    let client = Client::new(options.address);
+    let client = Client::reach(&options.addresses).await;
+    let client = client.map_err(|failure| options.unreachable(failure.to_string()))?;
     let model = model(&options, &client).await?;
     let context = Rc::new(context(options, client, &model, watched));
     let tasks = LocalSet::new();
@@ -275,7 +276,7 @@ async fn observe(context: &Context, progress: &mut Progress<'_>) {
 
 /// The model that was named, or the first that the server lists. Either way the server was reached.
 async fn model(options: &Options, client: &Client) -> Result<String, BenchError> {
-    let unreachable = |why: String| BenchError::Unreachable { url: options.url.clone(), why };
+    let unreachable = |why| options.unreachable(why);
     let mut request = format!("GET /v1/models HTTP/1.1\r\nhost: {}\r\n", options.host);
     for (name, value) in &options.headers {
         request.push_str(&format!("{name}: {value}\r\n"));
@@ -295,6 +296,12 @@ async fn model(options: &Options, client: &Client) -> Result<String, BenchError>
         let status = head.status;
         unreachable(format!("/v1/models gave status {status} and no model; name one with --model"))
     })
+}
+
+impl Options {
+    fn unreachable(&self, why: String) -> BenchError {
+        BenchError::Unreachable { url: self.url.clone(), why }
+    }
 }
 
 impl Workload {

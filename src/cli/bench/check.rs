@@ -27,7 +27,7 @@ fn rule(holds: bool, flag: &str, value: impl std::fmt::Display, rule: &str) -> R
 impl BenchArgs {
     /// Checks what clap cannot, and reads the trace.
     pub(super) fn options(&self, key: Option<&str>) -> Result<Options, String> {
-        let (host, address) = self.server()?;
+        let (host, addresses) = self.server()?;
         let workload = self.workload()?;
         let is_trace = matches!(workload, Workload::Trace { .. });
         let many = format!("from 1 to {MANY}");
@@ -50,7 +50,7 @@ impl BenchArgs {
         let unlimited = self.requests.is_none() && self.duration.is_none() && !is_trace;
         Ok(Options {
             url: self.url.clone(),
-            address,
+            addresses,
             host,
             model: self.model.clone(),
             api: match self.api {
@@ -74,7 +74,7 @@ impl BenchArgs {
         })
     }
 
-    fn server(&self) -> Result<(String, SocketAddr), String> {
+    fn server(&self) -> Result<(String, Vec<SocketAddr>), String> {
         let rule = "must be http://HOST:PORT (https is not supported)";
         let bad = || format!("--url {}: {rule}", self.url);
         let bare = self.url.strip_prefix("http://").ok_or_else(bad)?.trim_end_matches('/');
@@ -90,8 +90,8 @@ impl BenchArgs {
             host.to_owned()
         };
         let found = with_port.to_socket_addrs().map_err(|error| format!("{}: {error}", bad()))?;
-        let address = found.into_iter().next().ok_or_else(bad)?;
-        Ok((host.to_owned(), address))
+        let addresses: Vec<_> = found.collect();
+        if addresses.is_empty() { Err(bad()) } else { Ok((host.to_owned(), addresses)) }
     }
 
     fn load(&self, is_trace: bool, many: &str) -> Result<Load, String> {
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!((options.requests, options.duration), (Some(REQUESTS), None));
         assert_eq!(options.workload.name(), "random");
         assert_eq!(options.headers, [("authorization".to_owned(), "Bearer k".to_owned())]);
-        assert!(options.ignore_eos && options.address.port() == 8000);
+        assert!(options.ignore_eos && options.addresses[0].port() == 8000);
     }
 
     #[test]
