@@ -33,24 +33,24 @@ pub struct BenchArgs {
     /// Recorded requests: JSON lines in Mooncake's format
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// Tokens of a block of the trace, which one of its hash_ids stands for
-    #[arg(long, value_name = "NUMBER", default_value_t = 512)]
-    pub block_tokens: u32,
+    /// Tokens of a block of the trace, which one of its hash_ids stands for [default: 512]
+    #[arg(long, value_name = "NUMBER")]
+    pub block_tokens: Option<u32>,
     /// Closed loop: clients, each with one request at a time [default: 16]
     #[arg(long, value_name = "NUMBER", conflicts_with_all = ["rate", "speedup"])]
     pub concurrency: Option<usize>,
     /// Open loop: requests a second (conversations, for sessions)
     #[arg(long, value_name = "NUMBER", conflicts_with = "speedup")]
     pub rate: Option<f64>,
-    /// Open loop: how requests come
-    #[arg(long, value_name = "KIND", value_enum, default_value_t = ArrivalsName::Poisson)]
-    pub arrivals: ArrivalsName,
+    /// Open loop: how requests come [default: poisson]
+    #[arg(long, value_name = "KIND", value_enum, requires = "rate")]
+    pub arrivals: Option<ArrivalsName>,
     /// Trace: play its times so many times as fast [default: 1, without --concurrency and --rate]
     #[arg(long, value_name = "FACTOR")]
     pub speedup: Option<f64>,
-    /// Open loop: most requests at a time; what comes beyond is counted as not sent
-    #[arg(long, value_name = "NUMBER", default_value_t = 1024)]
-    pub max_in_flight: usize,
+    /// Open loop: most requests at a time; what comes beyond is counted as not sent [default: 1024]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "concurrency")]
+    pub max_in_flight: Option<usize>,
     /// End after so many requests [default: 200, unless there is --duration or a trace]
     #[arg(long, value_name = "NUMBER")]
     pub requests: Option<u64>,
@@ -60,27 +60,27 @@ pub struct BenchArgs {
     /// Requests before the measurement, which are not in the report
     #[arg(long, value_name = "NUMBER", default_value_t = 0)]
     pub warmup: u64,
-    /// Prompt tokens: N, LOW:HIGH or lognormal:MEAN:SIGMA; what is not shared, for prefix-tree and sessions
-    #[arg(long, value_name = "LENGTHS", default_value = "256")]
-    pub prompt_tokens: Lengths,
-    /// Output tokens, likewise
-    #[arg(long, value_name = "LENGTHS", default_value = "128")]
-    pub output_tokens: Lengths,
-    /// Prefix-tree and sessions: number of shared beginnings
-    #[arg(long, value_name = "NUMBER", default_value_t = 8)]
-    pub prefix_groups: u32,
+    /// Prompt tokens: N, LOW:HIGH or lognormal:MEAN:SIGMA; what is not shared, for prefix-tree and sessions [default: 256]
+    #[arg(long, value_name = "LENGTHS")]
+    pub prompt_tokens: Option<Lengths>,
+    /// Output tokens, likewise [default: 128]
+    #[arg(long, value_name = "LENGTHS")]
+    pub output_tokens: Option<Lengths>,
+    /// Prefix-tree and sessions: number of shared beginnings [default: 8]
+    #[arg(long, value_name = "NUMBER")]
+    pub prefix_groups: Option<u32>,
     /// Prefix-tree and sessions: tokens of a shared beginning [default: 1024; 0 for sessions]
     #[arg(long, value_name = "NUMBER")]
     pub prefix_tokens: Option<u32>,
-    /// Prefix-tree and sessions: levels of a shared beginning; neighbours share all but the last
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    pub prefix_depth: u32,
-    /// Sessions: requests of a conversation, at most 4096
-    #[arg(long, value_name = "LENGTHS", default_value = "5")]
-    pub turns: Lengths,
-    /// Sessions: milliseconds between an answer and the next request
-    #[arg(long, value_name = "LENGTHS", default_value = "0")]
-    pub think_ms: Lengths,
+    /// Prefix-tree and sessions: levels of a shared beginning; neighbours share all but the last [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    pub prefix_depth: Option<u32>,
+    /// Sessions: requests of a conversation, at most 4096 [default: 5]
+    #[arg(long, value_name = "LENGTHS")]
+    pub turns: Option<Lengths>,
+    /// Sessions: milliseconds between an answer and the next request [default: 0]
+    #[arg(long, value_name = "LENGTHS")]
+    pub think_ms: Option<Lengths>,
     /// Token ids are below this
     #[arg(long, value_name = "NUMBER", default_value_t = 1000)]
     pub vocab: u32,

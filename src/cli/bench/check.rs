@@ -1,5 +1,6 @@
 //! The arguments of `cuelight bench`, checked: what a run is told, or which flag is wrong and why.
 
+use std::fmt::Display;
 use std::io::{BufReader, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::Path;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{ApiName, ArrivalsName, BenchArgs, WorkloadName};
-use crate::bench::{Api, Arrivals, Load, OWN_KEYS, Options, Tree, Workload, read_trace};
+use crate::bench::{Api, Arrivals, Lengths, Load, OWN_KEYS, Options, Tree, Workload, read_trace};
 
 /// Clients of a closed loop without `--concurrency`.
 const CONCURRENCY: usize = 16;
@@ -16,11 +17,21 @@ const CONCURRENCY: usize = 16;
 const REQUESTS: u64 = 200;
 /// Tokens of a shared beginning without `--prefix-tokens`.
 const PREFIX_TOKENS: u32 = 1024;
+/// Likewise for other flags.
+const PREFIX_GROUPS: u32 = 8;
+const PROMPT_TOKENS: Lengths = Lengths::Fixed(256);
+const OUTPUT_TOKENS: Lengths = Lengths::Fixed(128);
+const TURNS: Lengths = Lengths::Fixed(5);
+const THINK_MS: Lengths = Lengths::Fixed(0);
+const BLOCK_TOKENS: u32 = 512;
+const MAX_IN_FLIGHT: usize = 1024;
+/// Where flags of shared beginnings belong.
+const PREFIXED: &str = "used with --workload prefix-tree or sessions";
 /// Most of what there may be many of: clients, requests in flight, groups.
 const MANY: u64 = 1_000_000;
 
 /// Fails with the flag, its value and the rule, unless `holds`.
-fn rule(holds: bool, flag: &str, value: impl std::fmt::Display, rule: &str) -> Result<(), String> {
+fn rule(holds: bool, flag: &str, value: impl Display, rule: &str) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("--{flag} {value}: must be {rule}")) }
 }
 
@@ -95,15 +106,15 @@ impl BenchArgs {
     }
 
     fn load(&self, is_trace: bool, many: &str) -> Result<Load, String> {
-        let in_flight = self.max_in_flight;
+        let in_flight = self.max_in_flight.unwrap_or(MAX_IN_FLIGHT);
         rule((1..=MANY).contains(&(in_flight as u64)), "max-in-flight", in_flight, many)?;
         let arrivals = match (self.rate, self.speedup) {
             (Some(rate), _) => {
-                let holds = rate > 0.0 && rate <= 1e6;
-                rule(holds, "rate", rate, "above 0 and at most 1000000 a second")?;
+                let holds = (1e-6..=1e6).contains(&rate);
+                rule(holds, "rate", rate, "from 0.000001 to 1000000 a second")?;
                 match self.arrivals {
-                    ArrivalsName::Poisson => Arrivals::Poisson(rate),
-                    ArrivalsName::Constant => Arrivals::Constant(rate),
+                    None | Some(ArrivalsName::Poisson) => Arrivals::Poisson(rate),
+                    Some(ArrivalsName::Constant) => Arrivals::Constant(rate),
                 }
             }
             (None, Some(speedup)) => {
@@ -114,6 +125,9 @@ impl BenchArgs {
             }
             (None, None) if is_trace && self.concurrency.is_none() => Arrivals::Trace(1.0),
             (None, None) => {
+                if let Some(in_flight) = self.max_in_flight {
+                    rule(false, "max-in-flight", in_flight, "used with --rate or a trace's times")?;
+                }
                 let concurrency = self.concurrency.unwrap_or(CONCURRENCY);
                 rule((1..=MANY).contains(&(concurrency as u64)), "concurrency", concurrency, many)?;
                 return Ok(Load::Closed { concurrency });
@@ -123,7 +137,8 @@ impl BenchArgs {
     }
 
     fn workload(&self) -> Result<Workload, String> {
-        let (prompt, output) = (self.prompt_tokens, self.output_tokens);
+        let prompt = self.prompt_tokens.unwrap_or(PROMPT_TOKENS);
+        let output = self.output_tokens.unwrap_or(OUTPUT_TOKENS);
         rule(prompt.least() > 0, "prompt-tokens", prompt, "at least 1")?;
         rule(output.least() > 0, "output-tokens", output, "at least 1")?;
         let kind = match (self.workload, &self.trace) {
@@ -139,6 +154,7 @@ impl BenchArgs {
             (None, Some(_)) => WorkloadName::Trace,
             (kind, _) => kind.unwrap_or(WorkloadName::Random),
         };
+        self.no_stray_flags(kind)?;
         match kind {
             WorkloadName::Random => Ok(Workload::Random { prompt, output }),
             WorkloadName::PrefixTree => {
@@ -146,9 +162,17 @@ impl BenchArgs {
                 Ok(Workload::PrefixTree { tree, prompt, output })
             }
             WorkloadName::Sessions => {
-                let (turns, think_ms) = (self.turns, self.think_ms);
+                let turns = self.turns.unwrap_or(TURNS);
+                let think_ms = self.think_ms.unwrap_or(THINK_MS);
                 rule(turns.least() > 0, "turns", turns, "at least 1")?;
                 let tree = self.prefix_tokens.filter(|tokens| *tokens > 0);
+                for (flag, value) in
+                    [("prefix-groups", self.prefix_groups), ("prefix-depth", self.prefix_depth)]
+                {
+                    if let Some(value) = value.filter(|_| tree.is_none()) {
+                        rule(false, flag, value, "used with --prefix-tokens")?;
+                    }
+                }
                 let tree = tree.map(|tokens| self.tree(tokens)).transpose()?;
                 Ok(Workload::Sessions { tree, prompt, output, turns, think_ms })
             }
@@ -156,8 +180,33 @@ impl BenchArgs {
         }
     }
 
+    /// A flag that would change nothing is a mistake.
+    fn no_stray_flags(&self, kind: WorkloadName) -> Result<(), String> {
+        use WorkloadName::{PrefixTree, Random, Sessions, Trace};
+        let shown = |value: Option<&dyn Display>| value.map(ToString::to_string);
+        let number = |value: &Option<u32>| shown(value.as_ref().map(|value| value as _));
+        let lengths = |value: &Option<Lengths>| shown(value.as_ref().map(|value| value as _));
+        let made: &[_] = &[Random, PrefixTree, Sessions];
+        for (flag, value, kinds, rule) in [
+            ("prompt-tokens", lengths(&self.prompt_tokens), made, "left out with a trace"),
+            ("output-tokens", lengths(&self.output_tokens), made, "left out with a trace"),
+            ("turns", lengths(&self.turns), &[Sessions], "used with --workload sessions"),
+            ("think-ms", lengths(&self.think_ms), &[Sessions], "used with --workload sessions"),
+            ("block-tokens", number(&self.block_tokens), &[Trace], "used with --trace"),
+            ("prefix-tokens", number(&self.prefix_tokens), &[PrefixTree, Sessions], PREFIXED),
+            ("prefix-groups", number(&self.prefix_groups), &[PrefixTree, Sessions], PREFIXED),
+            ("prefix-depth", number(&self.prefix_depth), &[PrefixTree, Sessions], PREFIXED),
+        ] {
+            if let Some(value) = value.filter(|_| !kinds.contains(&kind)) {
+                return Err(format!("--{flag} {value}: must be {rule}"));
+            }
+        }
+        Ok(())
+    }
+
     fn tree(&self, tokens: u32) -> Result<Tree, String> {
-        let Self { prefix_groups: groups, prefix_depth: depth, .. } = *self;
+        let groups = self.prefix_groups.unwrap_or(PREFIX_GROUPS);
+        let depth = self.prefix_depth.unwrap_or(1);
         rule(
             (1..=MANY).contains(&u64::from(groups)),
             "prefix-groups",
@@ -170,7 +219,7 @@ impl BenchArgs {
     }
 
     fn recorded(&self, file: &Path) -> Result<Workload, String> {
-        let block = self.block_tokens;
+        let block = self.block_tokens.unwrap_or(BLOCK_TOKENS);
         rule((1..=1 << 20).contains(&block), "block-tokens", block, "from 1 to 1048576")?;
         let bad = |why: String| format!("--trace {}: {why}", file.display());
         let opened = std::fs::File::open(file).map_err(|error| bad(error.to_string()))?;
@@ -275,8 +324,8 @@ mod tests {
             (&["--url", "https://x"][..], "--url https://x: must be http://HOST:PORT"),
             (&["--url", "http://a b:1"], "--url http://a b:1: must be http://HOST:PORT"),
             (&["--concurrency", "0"], "--concurrency 0: must be from 1 to 1000000"),
-            (&["--rate", "0"], "--rate 0: must be above 0"),
-            (&["--rate", "NaN"], "--rate NaN: must be above 0"),
+            (&["--rate", "0"], "--rate 0: must be from 0.000001"),
+            (&["--rate", "NaN"], "--rate NaN: must be from 0.000001"),
             (&["--speedup", "2"], "--speedup 2: must be used with --trace"),
             (&["--requests", "0"], "--requests 0: must be at least 1"),
             (&["--duration=-1"], "--duration -1: must be above 0"),
@@ -297,6 +346,20 @@ mod tests {
                 "--extra-body {\"stream\":1}: must be without stream",
             ),
             (&["--header", "x"], "--header \"x\": must be NAME:VALUE"),
+            (&["--turns", "3"], "--turns 3: must be used with --workload sessions"),
+            (
+                &["--prefix-groups", "3"],
+                "--prefix-groups 3: must be used with --workload prefix-tree",
+            ),
+            (
+                &["--workload", "sessions", "--prefix-depth", "2"],
+                "--prefix-depth 2: must be used with --prefix-tokens",
+            ),
+            (&["--max-in-flight", "3"], "--max-in-flight 3: must be used with --rate"),
+            (
+                &["--trace", "f", "--output-tokens", "3:4"],
+                "--output-tokens 3:4: must be left out with a trace",
+            ),
             (&["--vocab", "0"], "--vocab 0: must be from 1"),
         ] {
             let error = options(words).unwrap_err();
@@ -308,6 +371,8 @@ mod tests {
             &["--concurrency", "1", "--rate", "1"],
             &["--rate", "1", "--speedup", "1"],
             &["--api", "x"],
+            &["--arrivals", "constant"],
+            &["--concurrency", "1", "--max-in-flight", "1"],
         ] {
             assert!(parsed(words).is_err(), "{words:?}");
         }
