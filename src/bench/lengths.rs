@@ -8,7 +8,7 @@ use super::draw::Draw;
 /// The largest number that a distribution may give.
 pub(super) const LARGEST: u32 = 4_000_000;
 
-/// A distribution of whole numbers from 0 to [`LARGEST`].
+/// A distribution of whole numbers from 0 to 4,000,000.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Lengths {
     /// Always this one.
