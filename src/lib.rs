@@ -3,6 +3,7 @@
 //! In reading order, and in the order uses go: `node` → `http` → `actors` → `text`, `engine` → `ids`.
 
 pub mod actors;
+pub mod bench;
 pub mod chaos;
 pub mod cli;
 pub mod config;

@@ -30,6 +30,10 @@ fn main() -> ExitCode {
             let key = std::env::var("CUELIGHT_API_KEY").ok();
             cli::chaos(&args, key, &mut out, &mut err)
         }
+        Command::Bench(args) => {
+            let key = std::env::var("CUELIGHT_API_KEY").ok();
+            cli::bench(&args, key.as_deref(), &mut out, &mut err)
+        }
         Command::HashKey => cli::hash_key(&mut std::io::stdin().lock(), &mut out, &mut err),
     };
     ExitCode::from(code)

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. The exit codes are here, in one
 //! place; `main` ends the process with them.
 
+mod bench;
 mod chaos;
 mod check;
 mod hash_key;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use bench::{BenchArgs, FAILED, bench};
 pub use chaos::{ChaosArgs, VIOLATED, chaos};
 pub use check::check;
 pub use hash_key::hash_key;
@@ -45,6 +47,8 @@ pub enum Command {
     Tree(TreeArgs),
     /// Break a cluster on purpose under a checked load, and report whether any client could tell
     Chaos(Box<ChaosArgs>),
+    /// Load a server that speaks the OpenAI API, and measure what its clients see
+    Bench(Box<BenchArgs>),
     /// Read an API key on standard input and print its digest for `frontend.api_keys`
     HashKey,
 }
