@@ -88,11 +88,11 @@ impl<T> Queue<T> {
         self.waiting.is_empty()
     }
 
-    /// Takes a place at the end.
+    /// Takes a place at the end; it has waited since `since`.
     ///
     /// # Errors
     /// There is none.
-    pub fn push(&mut self, claim: Claim, now: Instant, who: T) -> Result<Ticket, Full> {
+    pub fn push(&mut self, claim: Claim, since: Instant, who: T) -> Result<Ticket, Full> {
         if self.waiting.len() >= self.limit {
             return Err(Full { limit: self.limit });
         }
@@ -101,7 +101,7 @@ impl<T> Queue<T> {
         // Nobody saves up turns by not asking.
         let least = self.given.values().copied().min().unwrap_or(0);
         self.given.entry(claim.tenant).or_insert(least);
-        self.waiting.push(Waiting { ticket, claim, since: now, who });
+        self.waiting.push(Waiting { ticket, claim, since, who });
         Ok(ticket)
     }
 
@@ -146,8 +146,13 @@ impl<T> Queue<T> {
 
     /// Takes out everybody who has waited for `limit` or longer.
     pub fn expire(&mut self, limit: Duration, now: Instant) -> Vec<T> {
-        let late = self.waiting.iter().take_while(|w| now.duration_since(w.since) >= limit).count();
-        (0..late).map(|_| self.take(0).who).collect()
+        let is_late = |waiting: &Waiting<T>| now.duration_since(waiting.since) >= limit;
+        let late = |queue: &Self| queue.waiting.iter().position(is_late);
+        let mut gone = Vec::new();
+        while let Some(at) = late(self) {
+            gone.push(self.take(at).who);
+        }
+        gone
     }
 
     fn take(&mut self, at: usize) -> Waiting<T> {

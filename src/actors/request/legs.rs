@@ -121,6 +121,11 @@ impl Legs {
         Ask { tokens, salt: self.salt, explain, session }
     }
 
+    /// Whether not any rank will do.
+    pub(super) fn is_particular(&self) -> bool {
+        self.wishes.rank.is_some() || self.wishes.session.is_some()
+    }
+
     /// What decides about the request's turn when all ranks are full.
     pub(super) fn claim(&self, choices: &[Choice]) -> Claim {
         let of_choice = |choice: &Choice| self.model.router.uncached(&self.ask(&choice.tokens()));

@@ -230,7 +230,8 @@ impl State {
     /// All ranks are full, and the request has not begun.
     fn stand_in_line(&mut self, inbox: &Arc<RequestInbox>, turn: Option<Turn>) -> Flow {
         let claim = self.legs.claim(&self.choices);
-        match self.legs.model.router.line.stand(inbox.actor.clone(), claim, turn) {
+        let (line, is_particular) = (&self.legs.model.router.line, self.legs.is_particular());
+        match line.stand(inbox.actor.clone(), claim, turn, is_particular) {
             Ok(place) => {
                 self.in_line = Some(place);
                 self.card.state("in line for a rank");

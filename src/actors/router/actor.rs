@@ -73,6 +73,8 @@ impl Actor for Router {
             Msg::Tick => {
                 let router = &state.model.router;
                 router.tidy(Instant::now());
+                // Who was called may have left: nobody must wait for the next report then.
+                router.line.call(1);
                 let (ranks, blocks) = router.size();
                 state.card.count(0, ranks as u64);
                 state.card.count(1, blocks as u64);

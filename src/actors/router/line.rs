@@ -69,7 +69,8 @@ impl Line {
         self.wait
     }
 
-    /// Stands in line; `turn` if it was this request's turn already.
+    /// Stands in line; `turn` if it was this request's turn already. Who waits for one rank in
+    /// particular goes to the end after its turn: others can use the room that there is.
     ///
     /// # Errors
     /// As many stand there as may.
@@ -78,8 +79,10 @@ impl Line {
         who: Who,
         claim: Claim,
         turn: Option<Turn>,
+        is_particular: bool,
     ) -> Result<Place, Full> {
         let ticket = self.change(|queue| match turn {
+            Some(Turn { since, .. }) if is_particular => queue.push(claim, since, who),
             Some(Turn { ticket, claim, since }) => {
                 queue.again(ticket, claim, since, who);
                 Ok(ticket)

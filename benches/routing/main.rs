@@ -1,0 +1,75 @@
+//! How well requests are routed: real schedulers and prefix caches in simulated time, the product's
+//! router in its modes next to Dynamo's cost function and an oracle, on the same traces.
+//!
+//! `cargo bench --bench routing [-- --ranks 8,64] [-- --plots DIR]`
+
+mod plot;
+mod policy;
+mod simulate;
+mod trace;
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::trace::Trace;
+
+/// Compares ways to choose a rank, in simulated time.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Numbers of ranks
+    #[arg(long, value_delimiter = ',', default_values_t = [8, 64])]
+    ranks: Vec<usize>,
+    /// Seed of the traces
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where plots go
+    #[arg(long)]
+    plots: Option<PathBuf>,
+    /// What `cargo bench` adds
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let cli = Cli::parse();
+    println!("seed {}\n", cli.seed);
+    println!(
+        "| trace | ranks | requests | chosen by | TTFT mean ms | p50 | p99 | hit rate | simulated s | µs/choice |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    for &ranks in &cli.ranks {
+        for trace in [trace::sessions(ranks, cli.seed), trace::prefixes(ranks, cli.seed)] {
+            let curves = compare(&trace, ranks);
+            if let Some(dir) = &cli.plots {
+                let file = format!("{}-{ranks}.svg", trace.name.replace(' ', "-"));
+                let title = format!("{}, {ranks} ranks", trace.name);
+                std::fs::write(dir.join(file), plot::distribution(&title, &curves))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn compare(trace: &Trace, ranks: usize) -> Vec<plot::Curve> {
+    let mut curves = Vec::new();
+    for name in policy::NAMES {
+        let outcome = simulate::run(trace, ranks, name);
+        let at = |share: f64| outcome.ttft[((outcome.ttft.len() - 1) as f64 * share) as usize];
+        let mean = outcome.ttft.iter().sum::<f64>() / outcome.ttft.len() as f64;
+        println!(
+            "| {} | {ranks} | {} | {name} | {:.0} | {:.0} | {:.0} | {:.1} % | {:.0} | {:.1} |",
+            trace.name,
+            outcome.ttft.len(),
+            mean * 1e3,
+            at(0.5) * 1e3,
+            at(0.99) * 1e3,
+            outcome.hit_rate * 1e2,
+            outcome.end,
+            outcome.choice_us,
+        );
+        curves.push((name, outcome.ttft));
+    }
+    curves
+}

@@ -1,0 +1,144 @@
+//! Who chooses the rank: Cuelight's router in its modes, Dynamo's cost function, and an oracle.
+
+use std::sync::Arc;
+
+use cuelight::actors::router::{Ask, ModelRouter, Offer, Seat};
+use cuelight::config;
+use cuelight::engine::blocks::{BlockHasher, HashKey};
+use cuelight::engine::{Description, KvEvent, Load};
+use cuelight::ids::{BlockHash, RankIndex};
+use cuelight::metrics::Metrics;
+use cuelight::router::index::{PrefixIndex, Scratch, Slot};
+use cuelight::router::{KvNews, Mode};
+
+use crate::trace::Draw;
+
+/// All that are compared.
+pub(crate) const NAMES: [&str; 6] =
+    ["kv", "round-robin", "least-loaded", "power-of-two", "dynamo's cost", "oracle"];
+
+/// What a front end knows of a rank's load: its last report, and what was sent there since.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Known {
+    pub(crate) load: Load,
+    /// Legs placed and not ended.
+    pub(crate) legs: u32,
+    /// Tokens of legs that have not started, less what was thought to be cached.
+    pub(crate) pending: u64,
+    /// The same without that, for Dynamo's bookkeeping: tokens until the first token, blocks until
+    /// the last.
+    pub(crate) prefill: u64,
+    pub(crate) blocks: u64,
+}
+
+/// See the module's description.
+pub(crate) enum Policy {
+    Cuelight { router: Box<ModelRouter>, seats: Vec<Seat>, numbers: Vec<u64> },
+    Other { index: Box<PrefixIndex>, slots: Vec<Slot>, scratch: Scratch, oracle: bool, draw: Draw },
+}
+
+/// The rank, and blocks that it was thought to have.
+pub(crate) struct Chosen {
+    pub(crate) rank: usize,
+    pub(crate) cached_blocks: u32,
+}
+
+impl Policy {
+    pub(crate) fn new(name: &str, ranks: usize, description: &Description) -> Self {
+        let Some(mode) = Mode::named(name) else {
+            let mut index = Box::new(PrefixIndex::new());
+            let slots = (0..ranks).map(|_| index.add_rank()).collect();
+            let (scratch, oracle) = (Scratch::default(), name == "oracle");
+            return Self::Other { index, slots, scratch, oracle, draw: Draw::new(9) };
+        };
+        let mut config = config::Router::default();
+        config.mode = mode;
+        // The clock of the simulation is not the router's: guesses must not end early.
+        config.predicted_ttl = std::time::Duration::from_secs(5);
+        config.silent_ttl = std::time::Duration::from_secs(120);
+        config.predicted_blocks = 1 << 22;
+        let metrics = Arc::new(Metrics::new()).router("m");
+        let router = Box::new(ModelRouter::new("m", &config, HashKey::default(), 7, metrics));
+        let seats = (0..ranks).map(|_| router.join(description)).collect::<Vec<_>>();
+        for seat in &seats {
+            router.hear(*seat, &KvNews { number: 0, reset: true, ..KvNews::default() });
+        }
+        Self::Cuelight { router, seats, numbers: vec![0; ranks] }
+    }
+
+    /// A rank's cache has changed.
+    pub(crate) fn hear(&mut self, rank: usize, events: &[KvEvent]) {
+        let change = |event: &KvEvent| match *event {
+            KvEvent::Stored { hash, .. } => (hash, true),
+            KvEvent::Removed { hash } => (hash, false),
+        };
+        match self {
+            _ if events.is_empty() => {}
+            Self::Cuelight { router, seats, numbers } => {
+                numbers[rank] += 1;
+                let (number, changes) = (numbers[rank], events.iter().map(change).collect());
+                let news = KvNews { rank: RankIndex(0), number, reset: false, changes };
+                assert!(!router.hear(seats[rank], &news), "news in order are believed");
+            }
+            Self::Other { index, slots, .. } => {
+                for (hash, stored) in events.iter().map(change) {
+                    match stored {
+                        true => index.store(slots[rank], &[hash]),
+                        false => index.remove(slots[rank], &[hash]),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Chooses a rank for a prompt. `delay` is what the oracle knows: seconds until a rank would
+    /// compute a new prompt's first token.
+    pub(crate) fn choose(
+        &mut self,
+        tokens: &[u32],
+        known: &[Known],
+        hasher: &mut BlockHasher,
+        delay: impl Fn(usize, u32) -> f64,
+    ) -> Chosen {
+        let size = hasher.block_tokens() as u64;
+        match self {
+            Self::Cuelight { router, seats, .. } => {
+                let offer = |(seat, known): (&Seat, &Known)| Offer {
+                    seat: *seat,
+                    prefill_tokens: known.load.prefill_tokens + known.pending,
+                    blocks_used: known.load.blocks_used + known.pending.div_ceil(size) as u32,
+                    legs: known.legs,
+                    has_room: true,
+                };
+                let offers: Vec<_> = seats.iter().zip(known).map(offer).collect();
+                let ask = Ask { tokens, salt: 0, explain: false, session: None };
+                let routed = router.route(&ask, &offers, |_| String::new());
+                let routed = routed.expect("there is room");
+                Chosen { rank: routed.index, cached_blocks: routed.cached_blocks }
+            }
+            Self::Other { index, slots, scratch, oracle, draw } => {
+                let mut chain: Vec<BlockHash> = Vec::new();
+                hasher.extend(tokens, 0, &mut chain);
+                let mut depths = vec![0; index.slots()];
+                index.matches(&chain, scratch).raise(&mut depths);
+                let blocks = tokens.len() as f64 / size as f64;
+                let cost = |rank: usize| {
+                    let cached = depths[slots[rank].index()];
+                    if *oracle {
+                        return delay(rank, cached);
+                    }
+                    let active = known[rank].prefill as f64 / size as f64;
+                    (active + blocks - f64::from(cached)).max(0.0)
+                        + known[rank].blocks as f64
+                        + blocks
+                };
+                let costs: Vec<_> = (0..known.len()).map(cost).collect();
+                let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
+                let equals: Vec<_> =
+                    (0..costs.len()).filter(|&rank| costs[rank] <= least).collect();
+                let rank = equals[draw.next() as usize % equals.len()];
+                Chosen { rank, cached_blocks: depths[slots[rank].index()] }
+            }
+        }
+    }
+}
