@@ -18,7 +18,7 @@ pub(super) fn watch(detection: Duration, root: ActorRef<root::Msg>) -> Task {
         loop {
             let began = Instant::now();
             tokio::time::sleep(nap).await;
-            let stood = began.elapsed().saturating_sub(nap);
+            let stood = began.elapsed();
             if stood >= detection {
                 let _ = root.cast(root::Msg::StoodStill(stood)); // ending
                 return;

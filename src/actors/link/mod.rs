@@ -240,10 +240,14 @@ impl Link {
         let cached = cached_blocks as usize * self.block_tokens;
         let own = u32::try_from(leg.tokens.len().saturating_sub(cached)).unwrap_or(u32::MAX);
         let placed = Placed { inbox, rank, pending: Some(own) };
-        self.table().as_mut().ok_or(Lost::Worker)?.insert(id, placed);
-        self.ranks[rank].placed.fetch_add(1, Ordering::Relaxed);
-        self.ranks[rank].pending.fetch_add(1, Ordering::Relaxed);
-        self.ranks[rank].pending_tokens.fetch_add(own.into(), Ordering::Relaxed);
+        {
+            // Under the lock: whoever takes it out again finds it counted.
+            let mut table = self.table();
+            table.as_mut().ok_or(Lost::Worker)?.insert(id, placed);
+            self.ranks[rank].placed.fetch_add(1, Ordering::Relaxed);
+            self.ranks[rank].pending.fetch_add(1, Ordering::Relaxed);
+            self.ranks[rank].pending_tokens.fetch_add(own.into(), Ordering::Relaxed);
+        }
         let sent = match &self.road {
             Road::Local { link, ranks, depth } => {
                 ranks[rank].cast(rank::Msg::Admit { leg, link: *link, queued: depth.put() })

@@ -19,13 +19,23 @@ pub(in crate::actors) struct KvOut {
     changes: Vec<(BlockHash, bool)>,
     /// How many of them have been sent.
     sent: usize,
+    /// How many of them say what was cached at one moment: they do not count as waiting changes.
+    snapshot: usize,
     /// Most changes that may wait.
     limit: usize,
 }
 
 impl KvOut {
     pub(in crate::actors) fn new(limit: usize) -> Self {
-        Self { number: 0, reset: false, stale: true, changes: Vec::new(), sent: 0, limit }
+        Self {
+            number: 0,
+            reset: false,
+            stale: true,
+            changes: Vec::new(),
+            sent: 0,
+            snapshot: 0,
+            limit,
+        }
     }
 
     /// Notes what a step changed.
@@ -33,7 +43,8 @@ impl KvOut {
         if self.stale {
             return; // all of it will be told
         }
-        if self.changes.len() - self.sent + events.len() > self.limit {
+        let waiting = self.changes.len() - self.sent.max(self.snapshot);
+        if waiting + events.len() > self.limit {
             return self.restart();
         }
         self.changes.extend(events.iter().map(|event| match *event {
@@ -44,7 +55,7 @@ impl KvOut {
 
     /// All that is cached must be told again.
     pub(in crate::actors) fn restart(&mut self) {
-        (self.stale, self.sent) = (true, 0);
+        (self.stale, self.sent, self.snapshot) = (true, 0, 0);
         self.changes = Vec::new();
     }
 
@@ -63,7 +74,7 @@ impl KvOut {
             let mut blocks = Vec::new();
             cached(&mut blocks);
             self.changes = blocks.into_iter().map(|hash| (hash, true)).collect();
-            (self.sent, self.reset) = (0, true);
+            (self.sent, self.reset, self.snapshot) = (0, true, self.changes.len());
         }
         if !self.has_news() {
             return None;
@@ -73,7 +84,7 @@ impl KvOut {
         self.sent = end;
         if end == self.changes.len() {
             self.changes.clear();
-            self.sent = 0;
+            (self.sent, self.snapshot) = (0, 0);
         }
         self.number += 1;
         let reset = std::mem::take(&mut self.reset);
@@ -124,7 +135,8 @@ mod tests {
         let mut out = KvOut::new(10);
         let cached: Vec<u128> = (0..CHUNK as u128 + 5).collect();
         assert_eq!(take(&mut out, &cached), Some((1, true, CHUNK)));
-        assert_eq!(take(&mut out, &cached), Some((2, false, 5)));
+        out.add(&[stored(1)]); // while more waits than may, but of the cache itself
+        assert_eq!(take(&mut out, &cached), Some((2, false, 6)));
         out.add(&[stored(1)]);
         assert_eq!(take(&mut out, &cached), Some((3, false, 1)));
         assert_eq!(take(&mut out, &cached), None);

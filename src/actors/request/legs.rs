@@ -89,7 +89,7 @@ impl Legs {
         let offers: Vec<_> =
             ranks.iter().map(|(link, rank)| link.ranks[*rank].offer(link.block_tokens)).collect();
         let tokens = choice.tokens();
-        let ask = self.ask(&tokens);
+        let ask = Ask { session: self.session_of(choice), ..self.ask(&tokens) };
         let name = |at: usize| ranks[at].0.rank_name(ranks[at].1);
         let Some(Routed { index: at, cached_blocks, explanation }) =
             self.model.router.route(&ask, &offers, name)
@@ -119,6 +119,11 @@ impl Legs {
     fn ask<'a>(&self, tokens: &'a [u32]) -> Ask<'a> {
         let (explain, session) = (self.wishes.explain, self.wishes.session);
         Ask { tokens, salt: self.salt, explain, session }
+    }
+
+    /// An answer that has begun goes on anywhere.
+    fn session_of(&self, choice: &Choice) -> Option<u64> {
+        self.wishes.session.filter(|_| !choice.has_begun())
     }
 
     /// Whether not any rank will do.
