@@ -29,6 +29,10 @@ use crate::config::Redial;
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// Wait after the first failure; the longest is a third of the `ttl`.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// After an outage a peer that is no longer listed is held for so many times the `ttl`. To be listed
+/// again it needs at most a call that is under way, a pause and three calls, each up to a third of the
+/// `ttl`; the rest is reserve for a busy machine.
+const GRACE: u32 = 3;
 /// The two loops, as parts that can have a problem.
 const REGISTERING: &str = "registering";
 const FOLLOWING: &str = "following";
@@ -276,7 +280,7 @@ struct Others {
 
 impl Others {
     fn new(ttl: Duration) -> Self {
-        Self { roster: Roster::new(ttl), complaints: Complaints::default(), outage: false }
+        Self { roster: Roster::new(ttl * GRACE), complaints: Complaints::default(), outage: false }
     }
 
     /// Takes over a list; `false` if the own key is not in it as it should be.
