@@ -57,7 +57,8 @@ async fn equal_prefixes_meet_on_one_rank_and_the_rest_spreads() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_burst_of_equal_prompts_does_not_scatter() {
-    let node = Harness::start(&RANKS).await;
+    // All come within the first one's first step.
+    let node = Harness::start(&with(&["worker.sim.step_us=300000"])).await;
     let wanted = ask(&long(1), 3);
     let mut clients = Vec::new();
     for _ in 0..8 {
@@ -298,4 +299,123 @@ async fn a_session_stays_on_its_rank_while_that_lives() {
         node.eventually("lost", restarts).await;
         rank_of(&node, &of(0)).await; // anywhere
     }
+}
+
+/// Two ranks that serve one request at a time, let one wait, and do not come back when killed.
+const TWO: [&str; 8] = [
+    "worker.engine=sim",
+    "worker.sim.step_us=1000",
+    "worker.dp_size=2",
+    "worker.max_running=1",
+    "worker.max_waiting=1",
+    "supervision.delay_ms=60000",
+    "frontend.router.queue=10",
+    "frontend.router.queue_wait_s=20",
+];
+
+fn named(prompt: &str, max_tokens: u32, rank: &str) -> Ask {
+    let wishes = Wishes { rank: Some(rank.to_string()), ..ask("", 1).wishes };
+    Ask { wishes, ..Ask::new(prompt, max_tokens) }
+}
+
+/// The two ranks' names.
+async fn two_ranks(node: &Harness) -> [String; 2] {
+    let one = rank_of(node, &ask("x", 1)).await;
+    let worker = one.rsplit_once('/').unwrap().0;
+    [format!("{worker}/0"), format!("{worker}/1")]
+}
+
+fn in_line(node: &Harness) -> f64 {
+    node.metric("cuelight_router_queue{model=\"cuelight-tiny\"}")
+}
+
+async fn accepted(node: &Harness, ask: &Ask) -> support::Client {
+    let client = node.ask(ask).await;
+    client.until("acceptance", |said| said.accepted).await;
+    client
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_begun_goes_before_the_line() {
+    let node = Harness::start(&TWO).await;
+    let [lost, stays] = two_ranks(&node).await;
+    let running = accepted(&node, &named("a", 3000, &lost)).await;
+    let waits = accepted(&node, &named("b", 20, &lost)).await;
+    let _full = [accepted(&node, &named("c", 600, &stays)).await, {
+        accepted(&node, &named("d", 20, &stays)).await
+    }];
+    running.tokens(3).await;
+    let mut urgent = ask("e", 5);
+    urgent.wishes.priority = -1;
+    let urgent = node.ask(&urgent).await;
+    node.eventually("in line", || in_line(&node) == 1.0).await;
+    node.kill_named("Rank", lost.split_once('/').unwrap().1);
+    // Both that have begun find room before the other does.
+    let said = urgent.until("acceptance", |said| said.accepted).await;
+    assert!(said.failed.is_none(), "{said:?}");
+    assert!(running.said().ranks.len() == 2, "{:?}", running.said());
+    let said = waits.end().await;
+    assert!(said.failed.is_none() && said.ranks.len() == 1, "{said:?}");
+    assert!(running.end().await.failed.is_none());
+    assert!(urgent.end().await.failed.is_none());
+    node.eventually("nothing left", || node.census("Sequence") + node.census("Request") == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_one_rank_does_not_hold_up_the_others_and_keeps_its_place() {
+    let node = Harness::start(&TWO).await;
+    let [busy, soon] = two_ranks(&node).await;
+    let mut long = Vec::new();
+    for (rank, tokens) in [(&busy, 700), (&busy, 20), (&soon, 150), (&soon, 20)] {
+        long.push(accepted(&node, &named("on and on", tokens, rank)).await);
+    }
+    let mut first = named("first", 5, &busy);
+    first.wishes.priority = -1;
+    let first = node.ask(&first).await;
+    node.eventually("in line", || in_line(&node) == 1.0).await;
+    let second = node.ask(&ask("second", 5)).await;
+    node.eventually("in line", || in_line(&node) == 2.0).await;
+    let later = node.ask(&named("later", 5, &busy)).await;
+    node.eventually("in line", || in_line(&node) == 3.0).await;
+    assert_eq!(second.end().await.ranks, [soon]);
+    assert!(!first.said().ended() && !later.said().ended(), "their rank is full");
+    assert_eq!(first.end().await.ranks, std::slice::from_ref(&busy));
+    assert_eq!(later.end().await.ranks, [busy]);
+    node.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_placed_in_part_waits_for_the_rest_before_the_line() {
+    let sets = ["frontend.router.queue=5", "frontend.router.queue_wait_s=0.3"];
+    let node = Harness::start(&[&ONE[..], &sets].concat()).await;
+    let first = accepted(&node, &ask("on and on", 700)).await;
+    first.tokens(1).await;
+    let two = node.ask(&Ask { n: 2, ..ask("two", 5) }).await;
+    node.eventually("accepted", || node.census("Sequence") == 2).await;
+    let next = node.ask(&ask("next", 5)).await;
+    match next.end().await.failed {
+        Some(Failure::TooManyRequests { what, .. }) => assert!(what.contains("queue_wait_s")),
+        other => panic!("{other:?}"),
+    }
+    let said = two.end().await;
+    assert!(said.failed.is_none(), "{said:?}");
+    assert!(first.end().await.failed.is_none());
+    node.quiet().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_named_rank_that_restarts_is_waited_for_and_an_unknown_one_is_not() {
+    let node = Harness::start(&with(&["supervision.delay_ms=300"])).await;
+    let rank = rank_of(&node, &ask("x", 1)).await;
+    node.kill_named("Rank", rank.split_once('/').unwrap().1);
+    let down = || node.handle.readiness()[0].ranks_ready == 3;
+    node.eventually("lost", down).await;
+    let said = node.ask(&named("y", 3, &rank)).await.end().await;
+    assert_eq!((said.ranks, said.failed), (vec![rank.clone()], None));
+    let unknown = format!("{rank}9");
+    match node.ask(&named("y", 3, &unknown)).await.end().await.failed {
+        Some(Failure::UnknownRank { rank, .. }) => assert_eq!(rank, unknown),
+        other => panic!("{other:?}"),
+    }
+    node.quiet().await;
 }

@@ -113,7 +113,8 @@ impl Actor for Replayed {
 }
 
 fn send(legs: &[LegId], frames: &mpsc::Sender<Frame>) {
-    let report = Report { rank: RankIndex(0), load: Load::default(), credit: STREAMS as u32 };
+    let report =
+        Report { rank: RankIndex(0), life: 1, load: Load::default(), credit: STREAMS as u32 };
     let mut next = Instant::now();
     for step in 0u32.. {
         next += STEP;
@@ -143,7 +144,8 @@ pub(crate) async fn replay(address: SocketAddr) -> Outcome<()> {
     let connection = transport.accept(tcp, |_, _| Ok(())).await?;
     let (rank, _) = Actor::spawn(None, Replayed, ()).await?;
     let of_rank = RankRef::new(RankIndex(0));
-    of_rank.open(rank);
+    of_rank.open(rank, 1);
+    of_rank.loaded();
     let args = frontend_link::Args {
         node,
         parent: CardId::TOP,

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
@@ -34,8 +33,6 @@ pub struct ServedModel {
     pub context: usize,
     /// Hash of its tokenizer.
     pub tokenizer: u64,
-    /// Requests that have begun and wait for a rank: new ones stand back for them.
-    pub begun_waiting: AtomicUsize,
     /// Chooses ranks for it.
     pub router: Arc<ModelRouter>,
     /// The model's own defaults (`generation_config.json`), end-of-sequence ids included.

@@ -99,11 +99,12 @@ impl State {
         let view = self.shared.view.borrow();
         let readiness = view.model(name).map(super::models::ModelView::readiness);
         match readiness.map(|readiness| readiness.reason) {
-            Some(None) => match request.model.begun_waiting.load(Ordering::Relaxed) {
-                0 => Ok(()),
-                waiting => {
+            Some(None) => match &request.model.router.line {
+                // It goes behind them.
+                line if line.is_open() || line.begun_waiting() == 0 => Ok(()),
+                line => {
                     let what = "requests that have begun wait for a rank with room";
-                    let (current, limit) = (waiting, 0);
+                    let (current, limit) = (line.begun_waiting(), 0);
                     Err(Failure::TooManyRequests { what, current, limit, retry_after })
                 }
             },

@@ -58,6 +58,8 @@ pub enum Msg {
     RankLoaded {
         /// The rank.
         index: RankIndex,
+        /// Which of its lives.
+        life: u32,
         /// Its engine.
         description: Description,
     },
@@ -184,12 +186,13 @@ impl State {
             worker_name: self.args.name.clone(),
             generation: Generation(self.args.generation.0 + slot.lives - 1),
             index,
+            life: slot.lives,
             launch: self.args.launch.clone(),
             progress: slot.progress.clone(),
         };
         let (rank, _) = Actor::spawn_linked(None, Rank, args, myself.get_cell()).await?;
         slot.actor = Some(rank.get_id());
-        slot.rank.open(rank);
+        slot.rank.open(rank, slot.lives);
         Ok(())
     }
 
@@ -227,9 +230,16 @@ impl State {
     }
 
     /// Notes a loaded rank; says so to the root once all of them are.
-    fn loaded(&mut self, index: RankIndex, description: Description) -> Option<WorkerUp> {
-        let slot = self.ranks.iter_mut().find(|slot| slot.rank.index == index)?;
+    fn loaded(
+        &mut self,
+        index: RankIndex,
+        life: u32,
+        description: Description,
+    ) -> Option<WorkerUp> {
+        let lives = |slot: &&mut RankSlot| slot.actor.is_some() && slot.lives == life;
+        let slot = self.ranks.iter_mut().find(|slot| slot.rank.index == index).filter(lives)?;
         slot.description = Some(description);
+        slot.rank.loaded();
         self.count();
         let loaded = self.ranks.iter().all(|slot| slot.description.is_some());
         if !loaded || std::mem::replace(&mut self.is_up, true) {
@@ -310,8 +320,8 @@ impl Actor for Worker {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Respawn(index) => state.spawn(&myself, index).await?,
-            Msg::RankLoaded { index, description } => {
-                if let Some(up) = state.loaded(index, description) {
+            Msg::RankLoaded { index, life, description } => {
+                if let Some(up) = state.loaded(index, life, description) {
                     state.args.root.cast(root::Msg::WorkerUp(up))?;
                 }
             }

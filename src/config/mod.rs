@@ -141,8 +141,8 @@ pub struct Frontend {
     pub offers: u16,
     /// `frontend.retry_after_s`: what 429 and 503 advise. Default 1 s.
     pub retry_after: Duration,
-    /// `frontend.no_rank_wait_s`: how long a request whose rank was lost waits for another.
-    /// Default 10 s.
+    /// `frontend.no_rank_wait_s`: how long a request whose rank was lost, or that names one
+    /// that restarts, waits for a rank. Default 10 s.
     pub no_rank_wait: Duration,
     /// `frontend.migration_limit`: how often one choice may be placed again. Default 3.
     pub migration_limit: u16,

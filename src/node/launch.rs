@@ -3,7 +3,6 @@
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ractor::concurrency::JoinHandle;
@@ -119,7 +118,6 @@ fn served_model(
         dir: dir.to_owned(),
         context: context(cap, &card),
         tokenizer: fingerprint(dir)?,
-        begun_waiting: AtomicUsize::new(0),
         router,
         sampling: suggested(&card),
         text: Arc::new(text),

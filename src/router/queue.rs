@@ -53,15 +53,25 @@ struct Waiting<T> {
     who: T,
 }
 
-/// See the module's description.
+/// See the module's description. Finding out whose turn it is looks at all who wait.
 pub struct Queue<T> {
     limit: usize,
     policy: Policy,
     last: u64,
     /// In the order of their tickets.
     waiting: Vec<Waiting<T>>,
-    /// Blocks given to each tenant that has somebody waiting, above what all have been given.
-    given: HashMap<u64, u64>,
+    tenants: HashMap<u64, Tenant>,
+    /// What the tenant had been given whose turn was the last.
+    floor: u64,
+}
+
+/// What is known of a tenant until nobody waits any more.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tenant {
+    /// Its requests that wait.
+    waiting: usize,
+    /// Blocks that it has been given.
+    given: u64,
 }
 
 /// As many wait as may.
@@ -75,7 +85,7 @@ pub struct Full {
 impl<T> Queue<T> {
     /// A queue for up to `limit` requests.
     pub fn new(limit: usize, policy: Policy) -> Self {
-        Self { limit, policy, last: 0, waiting: Vec::new(), given: HashMap::new() }
+        Self { limit, policy, last: 0, waiting: Vec::new(), tenants: HashMap::new(), floor: 0 }
     }
 
     /// Requests that wait.
@@ -88,27 +98,29 @@ impl<T> Queue<T> {
         self.waiting.is_empty()
     }
 
-    /// Takes a place at the end; it has waited since `since`.
+    /// Takes a place at the end; it waits since `now`.
     ///
     /// # Errors
     /// There is none.
-    pub fn push(&mut self, claim: Claim, since: Instant, who: T) -> Result<Ticket, Full> {
+    pub fn push(&mut self, claim: Claim, now: Instant, who: T) -> Result<Ticket, Full> {
         if self.waiting.len() >= self.limit {
             return Err(Full { limit: self.limit });
         }
         self.last += 1;
         let ticket = Ticket(self.last);
-        // Nobody saves up turns by not asking.
-        let least = self.given.values().copied().min().unwrap_or(0);
-        self.given.entry(claim.tenant).or_insert(least);
-        self.waiting.push(Waiting { ticket, claim, since, who });
+        let least = self.least(); // nobody saves up turns by not asking
+        let tenant = self.tenants.entry(claim.tenant).or_default();
+        (tenant.waiting, tenant.given) = (tenant.waiting + 1, tenant.given.max(least));
+        self.waiting.push(Waiting { ticket, claim, since: now, who });
         Ok(ticket)
     }
 
     /// Goes back to its place: its turn came to nothing, and is not counted.
     pub fn again(&mut self, ticket: Ticket, claim: Claim, since: Instant, who: T) {
-        let given = self.given.entry(claim.tenant).or_default();
-        *given = given.saturating_sub(u64::from(claim.blocks.max(1)));
+        let (least, blocks) = (self.least(), u64::from(claim.blocks.max(1)));
+        let forgotten = || Tenant { waiting: 0, given: least + blocks };
+        let tenant = self.tenants.entry(claim.tenant).or_insert_with(forgotten);
+        (tenant.waiting, tenant.given) = (tenant.waiting + 1, tenant.given.saturating_sub(blocks));
         let at = self.waiting.partition_point(|waiting| waiting.ticket < ticket);
         self.waiting.insert(at, Waiting { ticket, claim, since, who });
     }
@@ -120,48 +132,69 @@ impl<T> Queue<T> {
         }
     }
 
-    /// Whose turn it is, with what is needed to go [back](Self::again).
-    pub fn pop(&mut self) -> Option<(Ticket, Claim, Instant, T)> {
-        let first = self.waiting.iter().map(|waiting| waiting.claim.priority).min()?;
-        let urgent = || {
-            let waiting = self.waiting.iter().enumerate();
-            waiting.filter(move |(_, waiting)| waiting.claim.priority == first)
+    /// Whose turn it is, of those that `can` go, with what is needed to go [back](Self::again).
+    pub fn pop(&mut self, can: impl Fn(&T) -> bool) -> Option<(Ticket, Claim, Instant, T)> {
+        let given = |tenant| self.tenants.get(&tenant).map_or(0, |tenant: &Tenant| tenant.given);
+        // The first of each tenant, by what decides between tenants and then within one.
+        let rank = |(at, waiting): (usize, &Waiting<T>)| {
+            let Claim { priority, tenant, blocks } = waiting.claim;
+            let work = if self.policy == Policy::Fcfs { 0 } else { blocks };
+            (priority, given(tenant), tenant, work, at)
         };
-        let given = |waiting: &Waiting<T>| self.given.get(&waiting.claim.tenant).copied();
-        let least = urgent().map(|(_, waiting)| given(waiting)).min()?;
-        let tenant = urgent().find(|(_, w)| given(w) == least).map(|(_, w)| w.claim.tenant)?;
-        let own = urgent().filter(|(_, waiting)| waiting.claim.tenant == tenant);
-        let at = match self.policy {
-            Policy::Fcfs => own.map(|(at, _)| at).next(),
-            Policy::ShortestUncachedFirst => {
-                own.min_by_key(|(at, waiting)| (waiting.claim.blocks, *at)).map(|(at, _)| at)
-            }
-        }?;
-        if let Some(given) = self.given.get_mut(&tenant) {
-            *given += u64::from(self.waiting[at].claim.blocks.max(1));
-        }
+        let able = || self.waiting.iter().enumerate().filter(|(_, waiting)| can(&waiting.who));
+        let (priority, least, ..) = able().map(rank).min_by_key(|key| (key.0, key.1))?;
+        // Of tenants that were given the same, the one whose request came first.
+        let of_least = |key: &(i32, u64, u64, u32, usize)| (key.0, key.1) == (priority, least);
+        let tenant = able().map(rank).find(of_least)?.2;
+        let own = able().map(rank).filter(|key| key.0 == priority && key.2 == tenant);
+        let at = own.min_by_key(|key| (key.3, key.4))?.4;
         let Waiting { ticket, claim, since, who } = self.take(at);
+        self.floor = least;
+        if let Some(tenant) = self.tenants.get_mut(&claim.tenant) {
+            tenant.given += u64::from(claim.blocks.max(1));
+        }
         Some((ticket, claim, since, who))
     }
 
     /// Takes out everybody who has waited for `limit` or longer.
     pub fn expire(&mut self, limit: Duration, now: Instant) -> Vec<T> {
-        let is_late = |waiting: &Waiting<T>| now.duration_since(waiting.since) >= limit;
-        let late = |queue: &Self| queue.waiting.iter().position(is_late);
-        let mut gone = Vec::new();
-        while let Some(at) = late(self) {
-            gone.push(self.take(at).who);
-        }
-        gone
+        let is_late = |waiting: &mut Waiting<T>| now.duration_since(waiting.since) >= limit;
+        let late: Vec<_> = self.waiting.extract_if(.., is_late).collect();
+        late.iter().for_each(|waiting| self.left(waiting.claim.tenant));
+        late.into_iter().map(|waiting| waiting.who).collect()
     }
 
     fn take(&mut self, at: usize) -> Waiting<T> {
         let gone = self.waiting.remove(at);
-        let tenant = gone.claim.tenant;
-        if self.waiting.iter().all(|waiting| waiting.claim.tenant != tenant) {
-            self.given.remove(&tenant);
-        }
+        self.left(gone.claim.tenant);
         gone
+    }
+
+    fn left(&mut self, tenant: u64) {
+        if let Some(tenant) = self.tenants.get_mut(&tenant) {
+            tenant.waiting -= 1;
+        }
+    }
+
+    /// Forgets tenants that do not wait and have been given no more than those that do.
+    pub fn forget_idle(&mut self) {
+        let least = self.least();
+        self.tenants.retain(|_, tenant| tenant.waiting > 0 || tenant.given > least);
+        if self.waiting.is_empty() {
+            self.tenants.clear(); // nobody owes anybody a turn
+            self.floor = 0;
+        }
+    }
+
+    /// All who wait, in the order of their tickets.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.waiting.iter_mut().map(|waiting| &mut waiting.who)
+    }
+
+    /// What the tenant has been given that was given the least of those that wait.
+    fn least(&self) -> u64 {
+        let waiting = self.tenants.values().filter(|tenant| tenant.waiting > 0);
+        waiting.map(|tenant| tenant.given).min().unwrap_or(self.floor)
     }
 }
 
@@ -178,7 +211,7 @@ mod tests {
     }
 
     fn next<T>(queue: &mut Queue<T>) -> Option<T> {
-        queue.pop().map(|(.., who)| who)
+        queue.pop(|_| true).map(|(.., who)| who)
     }
 
     fn order(mut queue: Queue<usize>) -> Vec<usize> {
@@ -216,7 +249,7 @@ mod tests {
     #[test]
     fn a_turn_that_came_to_nothing_is_not_counted() {
         let mut queue = queue(Policy::Fcfs, &[(0, 7, 4), (0, 7, 4), (0, 8, 4)]);
-        let (ticket, claim, since, who) = queue.pop().unwrap();
+        let (ticket, claim, since, who) = queue.pop(|_| true).unwrap();
         queue.again(ticket, claim, since, who);
         assert_eq!(order(queue), [0, 2, 1]);
     }
@@ -234,6 +267,55 @@ mod tests {
         queue.push(claim, now + 2 * second, 'd').unwrap();
         assert_eq!(queue.expire(second, now + 2 * second), ['b']);
         assert_eq!((queue.len(), next(&mut queue), next(&mut queue)), (1, Some('d'), None));
-        assert!(queue.is_empty() && queue.given.is_empty());
+        queue.forget_idle();
+        assert!(queue.is_empty() && queue.tenants.is_empty());
+    }
+
+    #[test]
+    fn who_cannot_go_lets_others_pass_and_keeps_its_place() {
+        let mut queue = queue(Policy::Fcfs, &[(0, 7, 1), (-1, 7, 1), (0, 8, 1)]);
+        assert_eq!(queue.pop(|who| *who == 2).map(|(.., who)| who), Some(2));
+        assert!(queue.pop(|_| false).is_none());
+        assert_eq!(order(queue), [1, 0]);
+    }
+
+    #[test]
+    fn one_that_asks_a_lot_one_at_a_time_waits_for_the_others_too() {
+        let mut queue = queue(Policy::Fcfs, &[(0, 8, 4); 4]);
+        let big = Claim { priority: 0, tenant: 7, blocks: 10 };
+        let mut order = Vec::new();
+        for who in [100, 101] {
+            queue.push(big, Instant::now(), who).unwrap();
+            while !order.contains(&who) {
+                order.extend(next(&mut queue));
+            }
+        }
+        assert_eq!(order, [0, 100, 1, 2, 101]);
+    }
+
+    #[test]
+    fn what_was_given_while_nobody_else_asked_is_not_held_against_a_tenant() {
+        let mut queue = queue(Policy::Fcfs, &[(0, 7, 10); 5]);
+        (0..4).for_each(|who| assert_eq!(next(&mut queue), Some(who)));
+        assert_eq!(next(&mut queue), Some(4)); // nobody waits for a moment
+        for (who, tenant) in [(10, 8), (11, 8), (12, 7), (13, 8)] {
+            queue.push(Claim { priority: 0, tenant, blocks: 10 }, Instant::now(), who).unwrap();
+        }
+        assert_eq!(order(queue), [10, 11, 12, 13]);
+    }
+
+    #[test]
+    fn tenants_that_are_owed_nothing_are_forgotten() {
+        let mut queue = Queue::new(10_000, Policy::Fcfs);
+        let claim = |tenant| Claim { priority: 0, tenant, blocks: 5 };
+        queue.push(claim(0), Instant::now(), 0).unwrap();
+        for tenant in 1..100 {
+            queue.push(claim(tenant), Instant::now(), 1).unwrap();
+            next(&mut queue);
+            queue.push(claim(0), Instant::now(), 0).unwrap();
+            next(&mut queue);
+            queue.forget_idle();
+        }
+        assert!(queue.tenants.len() < 5, "{:?}", queue.tenants);
     }
 }

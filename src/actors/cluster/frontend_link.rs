@@ -151,15 +151,21 @@ struct Legs {
 }
 
 impl Legs {
-    /// `false` if the rank does not live: the front end is told of that.
-    fn tell(&self, rank: RankIndex, message: impl FnOnce(LinkId, Queued) -> rank::Msg) -> bool {
-        let rank = self.ranks.iter().find(|known| known.index == rank);
-        rank.is_some_and(|rank| rank.cast(message(self.link, self.depth.put())))
+    fn rank(&self, index: RankIndex) -> Option<&RankRef> {
+        self.ranks.iter().find(|rank| rank.index == index)
+    }
+
+    /// A rank that does not live needs to hear nothing.
+    fn tell(&self, rank: RankIndex, message: impl FnOnce(LinkId, Queued) -> rank::Msg) {
+        if let Some(rank) = self.rank(rank) {
+            rank.cast(message(self.link, self.depth.put()));
+        }
     }
 
     async fn admit(&self, rank: RankIndex, leg: Leg) {
-        let id = leg.id;
-        let admitted = self.tell(rank, |link, queued| rank::Msg::Admit { leg, link, queued });
+        let (id, link) = (leg.id, self.link);
+        let message = rank::Msg::Admit { leg, link, queued: self.depth.put() };
+        let admitted = self.rank(rank).is_some_and(|rank| rank.admit(link, message));
         if let (false, Some(frames)) = (admitted, self.frames.upgrade()) {
             // Closed: the front end is gone, and so are its legs.
             let _ = frames.send(Frame { lost: vec![id], ..Frame::default() }).await;

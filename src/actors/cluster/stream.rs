@@ -51,6 +51,7 @@ pub enum Up {
 
 /// From the worker to the front end.
 #[derive(Debug, Encode, Decode)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are frames")]
 pub enum Down {
     /// A rank's news.
     Frame(Frame),

@@ -33,8 +33,8 @@ pub struct Frame {
     pub failed: Vec<(LegId, EngineError)>,
     /// Legs whose actor on the rank was lost.
     pub lost: Vec<LegId>,
-    /// This rank is gone, and all legs on it; another life of it may follow.
-    pub rank_lost: Option<RankIndex>,
+    /// This life of this rank is gone, and all legs on it; another one may follow.
+    pub rank_lost: Option<(RankIndex, u32)>,
     /// How the rank is.
     pub report: Option<Report>,
     /// What changed in its prefix cache.
@@ -46,6 +46,8 @@ pub struct Frame {
 pub struct Report {
     /// The rank.
     pub rank: RankIndex,
+    /// Which of its lives says so, from 1: one that has ended may still have had something to say.
+    pub life: u32,
     /// Its pressure.
     pub load: Load,
     /// Most legs that the link may have on the rank at once.

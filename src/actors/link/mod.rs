@@ -21,7 +21,7 @@ use rustc_hash::FxHashMap;
 use super::cluster::stream::ToWorker;
 use super::inbox::{Inbox, LegEvent, Lost};
 use super::rank::{self, RankRef};
-use super::router::{ModelRouter, Offer, Seat};
+use super::router::{Calls, ModelRouter, Offer, Seat};
 use super::worker::WorkerUp;
 use crate::engine::{EngineError, Leg, PrefixCache, Started, TokenOut};
 use crate::ids::{Generation, LegId, RankIndex, WorkerId};
@@ -42,7 +42,7 @@ pub struct RankLink {
     /// Most legs that this front end may have there.
     credit: AtomicU32,
     /// Its place in the model's router.
-    seat: Seat,
+    pub seat: Seat,
     /// What the rank last reported, over all front ends: tokens to compute of legs that run, tokens
     /// of those that wait and their number, KV blocks in use.
     prefill_tokens: AtomicU64,
@@ -55,6 +55,8 @@ pub struct RankLink {
     pending_tokens: AtomicU64,
     /// Whether it lives, as far as is known.
     up: AtomicBool,
+    /// Its last life that has ended; 0: none has.
+    ended_life: AtomicU32,
 }
 
 impl RankLink {
@@ -72,6 +74,7 @@ impl RankLink {
             pending: AtomicU32::new(0),
             pending_tokens: AtomicU64::new(0),
             up: AtomicBool::new(true),
+            ended_life: AtomicU32::new(0),
         }
     }
 
@@ -121,6 +124,11 @@ impl RankLink {
         self.blocks_used.store(report.load.blocks_used, Ordering::Relaxed);
         self.credit.store(report.credit, Ordering::Relaxed);
         self.up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a life of it has ended.
+    fn has_ended(&self, life: u32) -> bool {
+        life <= self.ended_life.load(Ordering::Relaxed)
     }
 
     /// No more until the rank reports again: it has just refused a leg.
@@ -182,6 +190,8 @@ pub struct Link {
     /// What it tells of its prefix cache.
     pub prefix_cache: PrefixCache,
     router: Arc<ModelRouter>,
+    /// Requests on their way to its room.
+    calls: Calls,
     actor: ActorRef<Msg>,
     road: Road,
     closing: AtomicBool,
@@ -202,6 +212,7 @@ impl Link {
             block_tokens: up.description.block_tokens,
             prefix_cache: up.description.prefix_cache,
             router,
+            calls: Calls::default(),
             actor,
             road,
             closing: AtomicBool::new(false),
@@ -250,7 +261,8 @@ impl Link {
         }
         let sent = match &self.road {
             Road::Local { link, ranks, depth } => {
-                ranks[rank].cast(rank::Msg::Admit { leg, link: *link, queued: depth.put() })
+                let message = rank::Msg::Admit { leg, link: *link, queued: depth.put() };
+                ranks[rank].admit(*link, message)
             }
             Road::Remote(worker) => worker.admit(self.ranks[rank].index, leg),
         };
@@ -292,10 +304,11 @@ impl Link {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A rank is gone, though its worker is not: every leg on it hears of its loss.
-    fn rank_lost(&self, index: RankIndex) {
+    /// A life of a rank is gone, though its worker is not: every leg on it hears of its loss.
+    fn rank_lost(&self, index: RankIndex, life: u32) {
         let Some(at) = self.ranks.iter().position(|rank| rank.index == index) else { return };
         let rank = &self.ranks[at];
+        rank.ended_life.fetch_max(life, Ordering::Relaxed);
         rank.up.store(false, Ordering::Relaxed);
         rank.exhaust();
         self.router.forget(rank.seat);
@@ -315,31 +328,46 @@ impl Link {
 
     /// Deals a frame out to the inboxes; `false` if the link has ended. Rows of legs that were
     /// cancelled meanwhile are dropped.
-    fn deal(&self, frame: Frame, burst: &mut Burst) -> bool {
-        if let Some(rank) = frame.rank_lost {
-            self.rank_lost(rank);
+    fn deal(&self, mut frame: Frame, burst: &mut Burst) -> bool {
+        if let Some((rank, life)) = frame.rank_lost {
+            self.rank_lost(rank, life);
         }
         if let Some(report) = frame.report
             && let Some(rank) = self.ranks.iter().find(|rank| rank.index == report.rank)
         {
-            rank.hear(report);
+            match rank.has_ended(report.life) {
+                false => rank.hear(report),
+                true => frame.kv = None, // its legs are not in the table any more either
+            }
         }
-        if let (Some(news), true) = (&frame.kv, self.table().is_some()) {
+        if let Some(news) = &frame.kv {
             self.hear(news);
         }
         // Inboxes are not called under this lock: they take their own, under which requests call us.
         let live = self.table().as_mut().map(|table| self.sort(frame, table, burst)).is_some();
         burst.deal();
-        if self.router.line.has_waiting() {
-            self.router.line.call(self.room());
-        }
+        self.call_waiting();
         live
+    }
+
+    /// Tells requests that wait for room of the room that there is.
+    pub fn call_waiting(&self) {
+        let line = &self.router.line;
+        if line.has_waiting() && self.takes_work() {
+            line.call(self.room(), &self.calls, |seat| self.has_room(seat));
+        }
     }
 
     /// Legs that this front end may still place here.
     fn room(&self) -> usize {
         let room = |rank: &RankLink| rank.credit().saturating_sub(rank.placed()) as usize;
         self.ranks.iter().filter(|rank| rank.is_up()).map(room).sum()
+    }
+
+    /// Whether the rank in this seat is one of this link, and may be given one more leg.
+    fn has_room(&self, seat: Seat) -> bool {
+        let rank = self.ranks.iter().find(|rank| rank.seat == seat);
+        rank.is_some_and(|rank| rank.is_up() && rank.placed() < rank.credit())
     }
 
     /// Finds the inbox of each row; a leg that has ended leaves the table.

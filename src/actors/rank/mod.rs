@@ -105,6 +105,8 @@ pub struct Args {
     pub generation: Generation,
     /// This rank's index in the worker.
     pub index: RankIndex,
+    /// Which life of it this is in the worker, from 1.
+    pub life: u32,
     /// Makes the engine.
     pub launch: Launch,
     /// Shared with the `Worker`, which watches it.
@@ -218,8 +220,8 @@ impl Actor for Rank {
             Msg::Loaded(description) => {
                 debug!(rank = state.args.index.0, ?description, "engine loaded");
                 state.card.state("serving");
-                let index = state.args.index;
-                state.args.worker.cast(worker::Msg::RankLoaded { index, description })?;
+                let (index, life) = (state.args.index, state.args.life);
+                state.args.worker.cast(worker::Msg::RankLoaded { index, life, description })?;
             }
             Msg::EngineLost(error) => return Err(error.into()), // our Worker takes over
         }

@@ -77,7 +77,8 @@ impl Thread {
         metrics.set_generation(args.generation);
         let failures = metrics.clone();
         let depth = args.node.metrics.mailboxes.engines.clone();
-        let (index, launch, progress) = (args.index, args.launch.clone(), args.progress.clone());
+        let (index, life) = (args.index, args.life);
+        let (launch, progress) = (args.launch.clone(), args.progress.clone());
         std::thread::Builder::new().name(format!("rank-{name}")).spawn(move || {
             progress.turn();
             let loaded = load(&launch, index);
@@ -88,7 +89,7 @@ impl Thread {
                     // A rank that is gone closes our inbox, which ends the loop.
                     let _ = rank.cast(Msg::Loaded(description));
                     let shows = Shows { progress, metrics, counters };
-                    Steps::new(engine, inbox, index, rank.clone(), shows, tells).run()
+                    Steps::new(engine, inbox, (index, life), rank.clone(), shows, tells).run()
                 }
                 Err(error) => Err(error),
             };
@@ -170,6 +171,7 @@ struct Steps {
     engine: Box<dyn Engine>,
     inbox: std_mpsc::Receiver<(Command, Queued)>,
     index: RankIndex,
+    life: u32,
     rank: ActorRef<Msg>,
     shows: Shows,
     /// Most legs in the engine, running or waiting.
@@ -193,7 +195,7 @@ impl Steps {
     fn new(
         engine: Box<dyn Engine>,
         inbox: std_mpsc::Receiver<(Command, Queued)>,
-        index: RankIndex,
+        (index, life): (RankIndex, u32),
         rank: ActorRef<Msg>,
         shows: Shows,
         tells: Tells,
@@ -206,6 +208,7 @@ impl Steps {
             engine,
             inbox,
             index,
+            life,
             rank,
             shows,
             streams: Vec::new(),
@@ -398,7 +401,7 @@ impl Steps {
         let mut closed = Vec::new();
         let load = self.engine.load();
         let free = self.max_legs.saturating_sub(self.legs.len());
-        let report = Report { rank: self.index, load, credit: 0 };
+        let report = Report { rank: self.index, life: self.life, load, credit: 0 };
         let links = self.streams.len();
         for stream in &mut self.streams {
             if stream.frames.is_closed() {

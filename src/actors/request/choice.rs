@@ -93,6 +93,10 @@ impl Choice {
         !self.ended && self.leg.is_none()
     }
 
+    pub(super) fn has_leg(&self) -> bool {
+        self.leg.is_some()
+    }
+
     pub(super) fn is_on(&self, leg: LegId) -> bool {
         self.leg.as_ref().is_some_and(|(.., on)| *on == leg)
     }

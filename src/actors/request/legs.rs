@@ -10,7 +10,7 @@ use crate::actors::inbox::Lost;
 use crate::actors::link::Link;
 use crate::actors::models::{ModelView, ServedModel};
 use crate::actors::reply::{NewRequest, Wishes};
-use crate::actors::router::{Ask, Explanation, Routed};
+use crate::actors::router::{Ask, Explanation, Routed, Seat};
 use crate::engine::{EngineError, Leg, Reach, Sampling};
 use crate::ids::{LegId, RequestId};
 use crate::metrics::Migration;
@@ -126,9 +126,17 @@ impl Legs {
         self.wishes.session.filter(|_| !choice.has_begun())
     }
 
-    /// Whether not any rank will do.
-    pub(super) fn is_particular(&self) -> bool {
-        self.wishes.rank.is_some() || self.wishes.session.is_some()
+    /// The rank that the request waits for while there is no room; `None`: any will do.
+    pub(super) fn wants(&self) -> Option<Seat> {
+        let Some(name) = &self.wishes.rank else {
+            return self.wishes.session.and_then(|session| self.model.router.bound_to(session));
+        };
+        let view = self.shared.view.borrow();
+        let links = view.model(&self.model.name).into_iter().flat_map(|model| &model.links);
+        let links = links.filter(|link| link.takes_work());
+        let mut ranks = links.flat_map(|link| (0..link.ranks.len()).map(move |at| (link, at)));
+        let named = ranks.find(|(link, at)| link.rank_name(*at) == *name);
+        named.map(|(link, at)| link.ranks[at].seat)
     }
 
     /// What decides about the request's turn when all ranks are full.
@@ -139,8 +147,8 @@ impl Legs {
         Claim { priority: self.wishes.priority, tenant: self.wishes.tenant, blocks }
     }
 
-    /// The ranks that may take the choice, with room or without: until it has begun, only the one
-    /// that the client named.
+    /// The ranks that live and may take the choice, with room or without: until it has begun, only
+    /// the one that the client named.
     fn ranks<'a>(
         &self,
         choice: &Choice,
@@ -150,10 +158,7 @@ impl Legs {
         let mut others = false;
         for link in model.links.iter().filter(|link| link.takes_work()) {
             match choice.fits(link) {
-                true => {
-                    let up = (0..link.ranks.len()).filter(|rank| link.ranks[*rank].is_up());
-                    ranks.extend(up.map(|rank| (link, rank)));
-                }
+                true => ranks.extend((0..link.ranks.len()).map(|rank| (link, rank))),
                 false => others = true,
             }
         }
@@ -161,7 +166,9 @@ impl Legs {
             let reason = "its ranks are gone, and the others would go on differently";
             return Err(NotPlaced::NoRank(reason.to_string()));
         }
+        let lives = |(link, rank): &(&Arc<Link>, usize)| link.ranks[*rank].is_up();
         if choice.has_begun() || ranks.is_empty() {
+            ranks.retain(lives);
             return Ok(ranks);
         }
         let known = |ranks: &[(&Arc<Link>, usize)]| {
@@ -176,12 +183,16 @@ impl Legs {
                     let failure = Failure::UnknownRank { rank: rank.clone(), known: all };
                     return Err(NotPlaced::Failed(failure));
                 }
+                if !ranks.iter().any(lives) {
+                    return Err(NotPlaced::NoRank(format!("the rank {rank} is restarting")));
+                }
             }
             None if self.model.router.mode() == Mode::Direct => {
                 return Err(NotPlaced::Failed(Failure::RankNeeded { known: known(&ranks) }));
             }
             None => {}
         }
+        ranks.retain(lives);
         Ok(ranks)
     }
 
@@ -195,7 +206,9 @@ impl Legs {
     /// No rank has room. A client whose answer has begun waits for one; another may come again.
     fn nowhere(&self, choice: &Choice, model: &ModelView, ranks: usize) -> NotPlaced {
         if ranks == 0 {
-            return NotPlaced::NoRank(model.reason.clone());
+            let restarting = "its ranks are restarting".to_string();
+            let lives = model.links.iter().any(|link| link.takes_work());
+            return NotPlaced::NoRank(if lives { restarting } else { model.reason.clone() });
         }
         if choice.has_begun() {
             return NotPlaced::NoRank(format!("all {ranks} ranks are full"));

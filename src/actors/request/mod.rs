@@ -11,9 +11,9 @@
 mod choice;
 mod inbox;
 mod legs;
+mod placing;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -23,10 +23,9 @@ use tracing::{Span, debug, info_span};
 use super::failure::Failure;
 use super::handle::Shared;
 use super::inbox::LegEvent;
-use super::models::ServedModel;
 use super::reply::{NewRequest, Reply, Usage};
 use super::requests;
-use super::router::{Place, Turn};
+use super::router::{Called, Turn};
 use super::tree::{Card, CardId, Label};
 use crate::config::Frontend;
 use crate::engine::{FinishReason, TokenLogprobs};
@@ -34,7 +33,8 @@ use crate::ids::{LegId, RequestId};
 use crate::metrics::{Cancellation, ModelMetrics, Outcome};
 use choice::{Choice, Progress};
 use inbox::{Owner, RequestInbox};
-use legs::{Again, Legs, NotPlaced};
+use legs::{Again, Legs};
+use placing::Wait;
 
 /// What a `Request` answers to.
 #[derive(RactorMessage)]
@@ -44,7 +44,9 @@ pub enum Msg {
     /// Place the legs that have no rank: at the start, and when a rank may have become free.
     Place,
     /// There may be room, and this request is next in line for it.
-    Turn(Turn),
+    Turn(Turn, Called),
+    /// There may be room, and this request, which has begun, goes before the line.
+    Room,
     /// It stood in line for as long as it may.
     WaitedTooLong,
     /// The client has closed its connection, or has the whole answer.
@@ -102,10 +104,8 @@ pub struct State {
     limits: Arc<Frontend>,
     metrics: Arc<ModelMetrics>,
     clock: Clock,
-    /// Since when a choice that lost its leg has had none that a rank took.
-    waiting: Option<Waiting>,
-    /// Its place in line for a rank with room, before it has begun.
-    in_line: Option<Place>,
+    /// How it waits for a rank.
+    wait: Wait,
     outcome: Option<Outcome>,
     span: Span,
     card: Card,
@@ -126,29 +126,6 @@ impl Drop for State {
         metrics.prompt_tokens.inc_by(usage.prompt_tokens);
         metrics.output_tokens.inc_by(usage.completion_tokens);
         metrics.cached_tokens.inc_by(usage.cached_tokens);
-    }
-}
-
-/// A request waits for a rank.
-struct Waiting {
-    since: Instant,
-    /// While it waits for room.
-    first: Option<First>,
-}
-
-/// A request that has begun waits for room: new ones stand back meanwhile.
-struct First(Arc<ServedModel>);
-
-impl First {
-    fn new(model: &Arc<ServedModel>) -> Self {
-        model.begun_waiting.fetch_add(1, Ordering::Relaxed);
-        Self(model.clone())
-    }
-}
-
-impl Drop for First {
-    fn drop(&mut self) {
-        self.0.begun_waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -182,8 +159,7 @@ impl State {
             came: Came::default(),
             requests,
             clock: Clock { admitted: now, first_token: None, last_token: now, queued: true },
-            waiting: None,
-            in_line: None,
+            wait: Wait::default(),
             outcome: None,
             span,
             card,
@@ -198,84 +174,6 @@ impl State {
             completion_tokens: self.choices.iter().map(|c| c.output_tokens() as u64).sum(),
             cached_tokens: firsts.map(|c| u64::from(c.cached_tokens())).sum(),
         }
-    }
-
-    /// Places every choice that has no leg and has not ended; who has not begun goes behind those
-    /// that stand in line, unless it is its turn.
-    fn place(&mut self, inbox: &Arc<RequestInbox>, turn: Option<Turn>) -> Flow {
-        if self.in_line.is_some() && turn.is_none() {
-            return Flow::On; // its turn will come
-        }
-        self.in_line = None;
-        let new = turn.is_none() && !self.choices.iter().any(Choice::has_begun);
-        if new && self.legs.model.router.line.has_waiting() {
-            return self.stand_in_line(inbox, turn);
-        }
-        for index in 0..self.choices.len() {
-            if !self.choices[index].needs_leg() {
-                continue;
-            }
-            match self.legs.place(&mut self.choices[index], index, inbox) {
-                Ok(None) => {}
-                Ok(Some(explanation)) => self.reply.routed(index, explanation),
-                Err(NotPlaced::Failed(failure)) => return self.fail(&failure),
-                Err(NotPlaced::NoRank(reason)) => return self.await_rank(&inbox.actor, reason),
-                Err(NotPlaced::Full) => return self.stand_in_line(inbox, turn),
-            }
-        }
-        self.card.state("running");
-        Flow::On
-    }
-
-    /// All ranks are full, and the request has not begun.
-    fn stand_in_line(&mut self, inbox: &Arc<RequestInbox>, turn: Option<Turn>) -> Flow {
-        let claim = self.legs.claim(&self.choices);
-        let (line, is_particular) = (&self.legs.model.router.line, self.legs.is_particular());
-        match line.stand(inbox.actor.clone(), claim, turn, is_particular) {
-            Ok(place) => {
-                self.in_line = Some(place);
-                self.card.state("in line for a rank");
-                Flow::On
-            }
-            Err(full) => {
-                let what = "requests wait for a rank with room (frontend.router.queue)";
-                self.too_many(what, full.limit, full.limit)
-            }
-        }
-    }
-
-    fn too_many(&mut self, what: &'static str, current: usize, limit: usize) -> Flow {
-        let retry_after = self.limits.retry_after;
-        self.fail(&Failure::TooManyRequests { what, current, limit, retry_after })
-    }
-
-    fn waited_too_long(&mut self) -> Flow {
-        let seconds = self.legs.model.router.line.wait().as_secs() as usize;
-        self.too_many("s in line for a rank (frontend.router.queue_wait_s)", seconds, seconds)
-    }
-
-    /// Waits for a rank, but not for ever.
-    fn await_rank(&mut self, myself: &ActorRef<Msg>, reason: String) -> Flow {
-        let (choices, legs) = (&self.choices, &self.legs);
-        let for_room = choices.iter().any(|choice| choice.has_begun() && legs.has_ranks(choice));
-        let since = Instant::now();
-        let waiting = self.waiting.get_or_insert(Waiting { since, first: None });
-        if !for_room {
-            waiting.first = None;
-        } else if waiting.first.is_none() {
-            waiting.first = Some(First::new(&legs.model));
-        }
-        if waiting.since.elapsed() >= self.limits.no_rank_wait {
-            let retry_after = self.limits.retry_after;
-            let model = self.legs.model.name.clone();
-            return self.fail(&Failure::NotReady { model, reason, retry_after });
-        }
-        self.card.state("waiting for a rank");
-        let request = myself.clone();
-        if self.requests.cast(requests::Msg::AwaitRank { request }).is_err() {
-            return self.fail(&Failure::Internal("the front end is restarting"));
-        }
-        Flow::On
     }
 
     /// Takes in what the legs' ranks said, and decides what follows from it.
@@ -308,7 +206,7 @@ impl State {
         self.accept();
         let flow = match again {
             None => Flow::On,
-            Some(Again::Now) => self.place(inbox, None),
+            Some(Again::Now) => self.place(inbox),
             Some(Again::Later(reason)) => self.await_rank(&inbox.actor, reason),
         };
         if let Flow::Ended = flow {
@@ -328,7 +226,7 @@ impl State {
         match event {
             LegEvent::Accepted => {
                 choice.accepted();
-                self.waiting = None;
+                self.wait.took_one(!self.choices.iter().any(Choice::needs_leg));
             }
             LegEvent::Started { cached_tokens } => {
                 choice.started(cached_tokens);
@@ -469,8 +367,9 @@ impl Actor for Request {
     ) -> Result<(), ActorProcessingErr> {
         let flow = inbox.decide(|state| match message {
             Msg::Wake => state.wake(inbox),
-            Msg::Place => state.place(inbox, None),
-            Msg::Turn(turn) => state.place(inbox, Some(turn)),
+            Msg::Place => state.try_again(inbox),
+            Msg::Room => state.place(inbox),
+            Msg::Turn(turn, _called) => state.turn(inbox, turn),
             Msg::WaitedTooLong => state.waited_too_long(),
             Msg::ClientGone => state.client_gone(),
             Msg::TimedOut => state.timed_out(),

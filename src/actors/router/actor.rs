@@ -34,8 +34,17 @@ pub struct Args {
 
 /// A `Router`'s memory.
 pub struct State {
+    shared: Arc<Shared>,
     model: Arc<ServedModel>,
     card: Card,
+}
+
+impl State {
+    fn call(&self) {
+        let view = self.shared.view.borrow().clone();
+        let links = view.model(&self.model.name).into_iter().flat_map(|model| &model.links);
+        links.for_each(|link| link.call_waiting());
+    }
 }
 
 /// See the module's description.
@@ -60,7 +69,7 @@ impl Actor for Router {
         let card = args.shared.node.board.hang(args.parent, label, myself.get_cell());
         card.state(args.model.router.mode().name());
         myself.send_interval(TICK, || Msg::Tick);
-        Ok(State { model: args.model, card })
+        Ok(State { shared: args.shared, model: args.model, card })
     }
 
     async fn handle(
@@ -73,8 +82,10 @@ impl Actor for Router {
             Msg::Tick => {
                 let router = &state.model.router;
                 router.tidy(Instant::now());
-                // Who was called may have left: nobody must wait for the next report then.
-                router.line.call(1);
+                // A turn may have come to nothing since a link last said what room it has.
+                if router.line.has_waiting() {
+                    state.call();
+                }
                 let (ranks, blocks) = router.size();
                 state.card.count(0, ranks as u64);
                 state.card.count(1, blocks as u64);

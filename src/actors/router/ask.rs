@@ -106,6 +106,16 @@ impl ModelRouter {
         routed
     }
 
+    /// The rank that the session's requests must go to, if there is one.
+    pub fn bound_to(&self, session: u64) -> Option<Seat> {
+        if self.affinity != Affinity::Hard {
+            return None;
+        }
+        let inside = self.inside();
+        let (seat, life) = inside.sessions.rank(session, Instant::now())?;
+        inside.rank(seat).is_some_and(|rank| rank.life == life).then_some(seat)
+    }
+
     /// KV blocks of the leg that no rank has cached, as far as is known.
     pub fn uncached(&self, ask: &Ask<'_>) -> u32 {
         let Some(mut hasher) = self.inside().hasher.clone() else { return 0 };

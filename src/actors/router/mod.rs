@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use actor::{Args, Msg, Router, State};
 pub use ask::{Ask, Explained, Explanation, Offer, Routed};
-pub use line::{Line, Place, Turn};
+pub use line::{Begun, Called, Calls, Line, Place, Turn};
 
 use crate::config;
 use crate::engine::blocks::{BlockHasher, HashKey};
@@ -40,16 +40,21 @@ pub struct ModelRouter {
     inside: Mutex<Inside>,
 }
 
-/// A rank's place in its model's router.
+/// A rank's place in its model's router. Places are used again; one that was left stays left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seat(usize);
+pub struct Seat {
+    at: usize,
+    term: u64,
+}
 
 /// What is known of the rank in a seat.
 struct Rank {
     slot: Slot,
     cache: PrefixCache,
     follower: Follower,
-    /// Tells it from others that had the seat.
+    /// Of the seat: tells it from others that had the place.
+    term: u64,
+    /// Tells it from what it was before it was lost and came back.
     life: u64,
 }
 
@@ -59,9 +64,9 @@ struct Inside {
     soon: Option<Predicted>,
     /// What ranks that tell nothing may have.
     silent: Predicted,
-    /// By [`Seat`]; `None` once the rank is gone.
+    /// By place; `None` once the rank is gone.
     ranks: Vec<Option<Rank>>,
-    free: Vec<Seat>,
+    free: Vec<usize>,
     picker: Picker,
     lives: u64,
     sessions: Sessions<(Seat, u64)>,
@@ -136,25 +141,27 @@ impl ModelRouter {
         }
         inside.lives += 1;
         let life = inside.lives;
-        let rank = Some(Rank { slot, cache, follower: Follower::default(), life });
-        match inside.free.pop() {
-            Some(seat) => {
-                inside.ranks[seat.0] = rank;
-                seat
+        let rank = Some(Rank { slot, cache, follower: Follower::default(), term: life, life });
+        let at = match inside.free.pop() {
+            Some(at) => {
+                inside.ranks[at] = rank;
+                at
             }
             None => {
                 inside.ranks.push(rank);
-                Seat(inside.ranks.len() - 1)
+                inside.ranks.len() - 1
             }
-        }
+        };
+        Seat { at, term: life }
     }
 
     /// The rank is gone, and what it had cached with it.
     pub fn leave(&self, seat: Seat) {
         let mut inside = self.inside();
-        if let Some(rank) = inside.ranks[seat.0].take() {
-            inside.retire(rank.slot);
-            inside.free.push(seat);
+        if let Some(slot) = inside.rank(seat).map(|rank| rank.slot) {
+            inside.ranks[seat.at] = None;
+            inside.retire(slot);
+            inside.free.push(seat.at);
         }
     }
 
@@ -164,7 +171,7 @@ impl ModelRouter {
         let slot = inside.index.add_rank();
         inside.lives += 1;
         let life = inside.lives;
-        let Some(rank) = &mut inside.ranks[seat.0] else { return inside.index.retire(slot) };
+        let Some(rank) = inside.rank_mut(seat) else { return inside.index.retire(slot) };
         (rank.follower, rank.life) = (Follower::default(), life);
         let old = std::mem::replace(&mut rank.slot, slot);
         inside.retire(old);
@@ -184,7 +191,7 @@ impl ModelRouter {
 
     /// Clears up after ranks that are gone and guesses that are old.
     fn tidy(&self, now: Instant) {
-        self.line.expire(now);
+        self.line.tidy(now, |seat| self.inside().rank(seat).is_none());
         let mut inside = self.inside();
         inside.index.sweep(SWEPT);
         inside.silent.expire(now);
@@ -222,14 +229,23 @@ impl Inside {
         }
     }
 
+    fn rank(&self, seat: Seat) -> Option<&Rank> {
+        self.ranks[seat.at].as_ref().filter(|rank| rank.term == seat.term)
+    }
+
+    fn rank_mut(&mut self, seat: Seat) -> Option<&mut Rank> {
+        self.ranks[seat.at].as_mut().filter(|rank| rank.term == seat.term)
+    }
+
     fn hear(&mut self, seat: Seat, news: &KvNews) -> Verdict {
-        let Some(rank) = self.ranks[seat.0].as_mut() else { return Verdict::Wait };
-        let verdict = rank.follower.judge(news);
+        let Some(rank) = self.rank_mut(seat) else { return Verdict::Wait };
+        let (verdict, old) = (rank.follower.judge(news), rank.slot);
         if let Verdict::Replace | Verdict::Ask = verdict {
-            let old = std::mem::replace(&mut rank.slot, self.index.add_rank());
+            let slot = self.index.add_rank();
             self.retire(old);
+            self.rank_mut(seat).into_iter().for_each(|rank| rank.slot = slot);
         }
-        if let (Verdict::Replace | Verdict::Apply, Some(rank)) = (verdict, &self.ranks[seat.0]) {
+        if let (Verdict::Replace | Verdict::Apply, Some(rank)) = (verdict, self.rank(seat)) {
             let slot = rank.slot;
             // One kind of change after the other, each as one batch.
             for batch in news.changes.chunk_by(|(_, a), (_, b)| a == b) {
@@ -256,7 +272,7 @@ impl Inside {
     }
 
     fn candidate(&self, seat: Seat, load: RankLoad, has_room: bool) -> Candidate {
-        let rank = self.ranks[seat.0].as_ref();
+        let rank = self.rank(seat);
         let of = |depths: &[u32]| {
             let depth = rank.and_then(|rank| depths.get(rank.slot.index()));
             depth.copied().unwrap_or(0)
@@ -268,23 +284,25 @@ impl Inside {
     /// The offer of the rank that the session went to last, if that lives.
     fn of_session(&self, session: u64, offers: &[Offer], now: Instant) -> Option<usize> {
         let (seat, life) = self.sessions.rank(session, now)?;
-        let rank = self.ranks[seat.0].as_ref().filter(|rank| rank.life == life);
+        let rank = self.rank(seat).filter(|rank| rank.life == life);
         rank.and_then(|_| offers.iter().position(|offer| offer.seat == seat))
     }
 
     /// The session's request goes to the rank in this seat.
     fn went_to(&mut self, session: u64, seat: Seat, now: Instant) {
-        if let Some(rank) = &self.ranks[seat.0] {
-            self.sessions.went_to(session, (seat, rank.life), now);
+        if let Some(life) = self.rank(seat).map(|rank| rank.life) {
+            self.sessions.went_to(session, (seat, life), now);
         }
     }
 
     /// A leg with these blocks goes to the rank in this seat.
     fn expect(&mut self, seat: Seat, chain: &[BlockHash], now: Instant) {
-        let Some(rank) = &self.ranks[seat.0] else { return };
-        match (rank.cache, &mut self.soon) {
-            (PrefixCache::Told, Some(soon)) => soon.route(rank.slot, chain, now),
-            (PrefixCache::Silent, _) => self.silent.route(rank.slot, chain, now),
+        let Some((cache, slot)) = self.rank(seat).map(|rank| (rank.cache, rank.slot)) else {
+            return;
+        };
+        match (cache, &mut self.soon) {
+            (PrefixCache::Told, Some(soon)) => soon.route(slot, chain, now),
+            (PrefixCache::Silent, _) => self.silent.route(slot, chain, now),
             (PrefixCache::Told, None) | (PrefixCache::None, _) => {}
         }
     }

@@ -80,7 +80,7 @@ impl Rank {
         let mut truth = Vec::new();
         self.engine.cached_blocks(&mut truth);
         let inside = router.inside();
-        let slot = inside.ranks[self.seat.0].as_ref().unwrap().slot;
+        let slot = inside.rank(self.seat).unwrap().slot;
         let held = inside.index.holdings(slot) as usize;
         if held != truth.len() {
             return Some(format!("{held} blocks known, {} cached", truth.len()));
@@ -174,5 +174,8 @@ fn a_rank_that_is_gone_is_forgotten_at_once() {
     assert_eq!(cached([other.seat, first.seat]).1, [0, 0]);
     router.leave(first.seat);
     let next = Rank::new(&router);
-    assert_eq!(cached([other.seat, next.seat]).1, [0, 0], "its seat is another rank's now");
+    assert_eq!(cached([other.seat, next.seat]).1, [0, 0], "its place is another rank's now");
+    router.forget(first.seat);
+    router.leave(first.seat);
+    assert_eq!(router.size().0, 2, "who has left cannot take the next one's seat away");
 }

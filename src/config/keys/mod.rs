@@ -195,7 +195,7 @@ const FRONTEND: &[Key] = &[
         "frontend.no_rank_wait_s",
         seconds(0.0, DAY_S),
         Is("10"),
-        "how long a request whose rank was lost waits for another",
+        "how long a request whose rank was lost, or that names one that restarts, waits for a rank",
     )
     .limit(|c| frontend(c, |f| f.no_rank_wait.as_secs_f64())),
     Key::new(

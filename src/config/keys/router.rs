@@ -76,7 +76,7 @@ pub(super) const KEYS: &[Key] = &[
     .limit(|c| frontend(c, |f| f.router.predicted_blocks as f64)),
     Key::new(
         "frontend.router.queue",
-        whole(0, 1_000_000),
+        whole(0, 10_000),
         Is("0"),
         "requests of a model that wait here while all its ranks are full; 0: they get 429 at once",
     )
