@@ -240,7 +240,8 @@ impl Inside {
     fn hear(&mut self, seat: Seat, news: &KvNews) -> Verdict {
         let Some(rank) = self.rank_mut(seat) else { return Verdict::Wait };
         let (verdict, old) = (rank.follower.judge(news), rank.slot);
-        if let Verdict::Replace | Verdict::Ask = verdict {
+        // Where nothing was known there is nothing to forget, least of all what was just sent there.
+        if let (Verdict::Replace | Verdict::Ask, 1..) = (verdict, self.index.holdings(old)) {
             let slot = self.index.add_rank();
             self.retire(old);
             self.rank_mut(seat).into_iter().for_each(|rank| rank.slot = slot);

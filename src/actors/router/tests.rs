@@ -179,3 +179,24 @@ fn a_rank_that_is_gone_is_forgotten_at_once() {
     router.leave(first.seat);
     assert_eq!(router.size().0, 2, "who has left cannot take the next one's seat away");
 }
+
+#[test]
+fn a_rank_s_first_word_does_not_undo_what_was_just_sent_there() {
+    let predicted_ttl = Duration::from_secs(60);
+    let router = router(&config::Router {
+        predicted_ttl,
+        predicted_blocks: 1000,
+        ..config::Router::default()
+    });
+    let (first, other) = (Rank::new(&router), Rank::new(&router));
+    let tokens: Vec<u32> = (0..40).collect();
+    let ask = Ask { tokens: &tokens, salt: 0, explain: false, session: None };
+    let offer = |seat| Offer { seat, prefill_tokens: 0, blocks_used: 0, legs: 0, has_room: true };
+    let offers = [first.seat, other.seat].map(offer);
+    let chosen = router.route(&ask, &offers, |at| at.to_string()).unwrap().index;
+    let nothing = KvNews { number: 1, reset: true, ..KvNews::default() };
+    assert!(!router.hear(offers[chosen].seat, &nothing));
+    for _ in 0..20 {
+        assert_eq!(router.route(&ask, &offers, |at| at.to_string()).unwrap().index, chosen);
+    }
+}
