@@ -9,17 +9,21 @@
 //! --threads N        default: all
 //! --model DIR        use the checkpoint that --write-model wrote
 //! --write-model DIR  write the checkpoint (config.json, model.safetensors) and end
+//! --table FILE       write the times of the steps of --model DIR (default: the shipped model) and end:
+//!                    what worker.sim.table takes
 //! ```
 
 mod checkpoint;
 mod ffi;
 mod machine;
 mod measure;
+mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use checkpoint::Llama;
-use measure::Setup;
+use cuelight::engine::native::Precision;
+use measure::{Engine, Setup};
 
 fn main() {
     let mut args = std::env::args().skip(1);
@@ -29,7 +33,7 @@ fn main() {
         threads: std::thread::available_parallelism().map_or(1, usize::from),
         model: None,
     };
-    let mut write = None;
+    let (mut write, mut table) = (None, None);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
         match arg.as_str() {
@@ -38,6 +42,7 @@ fn main() {
             "--threads" => setup.threads = value().parse().expect("--threads needs a number"),
             "--model" => setup.model = Some(PathBuf::from(value())),
             "--write-model" => write = Some(PathBuf::from(value())),
+            "--table" => table = Some(PathBuf::from(value())),
             _ => panic!("unknown argument {arg}; see the top of benches/engine/main.rs"),
         }
     }
@@ -45,6 +50,11 @@ fn main() {
         setup.llama.write(&dir).expect("cannot write the checkpoint");
         println!("{} parameters in {}", setup.llama.parameters(), dir.display());
         return;
+    }
+    if let Some(file) = table {
+        let shipped = || Path::new(env!("CARGO_MANIFEST_DIR")).join("models/cuelight-tiny");
+        let dir = setup.model.unwrap_or_else(shipped);
+        return table::write(&mut Engine::load(&dir, setup.threads, Precision::Weights), &file);
     }
     measure::run(&setup);
 }

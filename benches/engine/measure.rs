@@ -11,7 +11,7 @@ use crate::checkpoint::Llama;
 use crate::machine;
 
 /// Tokens in the prefill that is measured.
-const PREFILL: usize = 512;
+pub(crate) const PREFILL: usize = 512;
 /// Tokens in the context of the decode steps that are measured.
 const CONTEXT: usize = 128;
 /// Sequences in the larger decode batch.
@@ -109,12 +109,13 @@ fn rate(tokens: usize, time: Duration) -> String {
     format!("{ms:.2} ms, {:.1} token/s", tokens as f64 / time.as_secs_f64())
 }
 
-struct Engine {
+/// The native engine, and how long its steps take.
+pub(crate) struct Engine {
     model: NativeModel,
 }
 
 impl Engine {
-    fn load(dir: &Path, threads: usize, precision: Precision) -> Self {
+    pub(crate) fn load(dir: &Path, threads: usize, precision: Precision) -> Self {
         let kv = KvSize::Blocks((MANY * PREFILL / BLOCK) as u32);
         let start = Instant::now();
         let options = Options { threads, kv, precision, ..Options::default() };
@@ -128,7 +129,7 @@ impl Engine {
     }
 
     /// Runs `rows` tokens from `start` of each of `count` sequences; gives the time it took.
-    fn pass(&mut self, count: usize, start: usize, rows: usize) -> Duration {
+    pub(crate) fn pass(&mut self, count: usize, start: usize, rows: usize) -> Duration {
         let mut batch = Batch::default();
         let vocab = self.model.shape().vocab as u32;
         for sequence in 0..count {

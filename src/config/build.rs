@@ -13,6 +13,7 @@ use super::{
     Config, EngineKind, Faults, Frontend, Log, LogFormat, Node as NodeConfig, OfferedModel,
     Precision, Sim, Supervision, Tls, Worker, files,
 };
+use crate::engine::sim::{Formula, Law, Table, Timing};
 
 /// Builds what the values say, and complains in `values` about what they must not say together.
 /// `None`: it is not even known what should run.
@@ -175,15 +176,42 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         step_timeout: values.time("worker.step_timeout_s"),
         load_timeout: values.time("worker.load_timeout_s"),
         max_hung_engines: values.size("worker.max_hung_engines"),
-        sim: Sim {
-            step: values.time("worker.sim.step_us"),
-            prefill_per_token: values.time("worker.sim.prefill_us_per_token"),
-            decode_per_leg: values.time("worker.sim.decode_us_per_leg"),
-            speedup: values.decimal("worker.sim.speedup"),
-            seed: values.size("worker.sim.seed") as u64,
-        },
+        sim: sim(values),
         model,
     }
+}
+
+fn sim(values: &mut Values) -> Sim {
+    const TABLE: &str = "worker.sim.table";
+    const TERMS: [&str; 6] = [
+        "worker.sim.step_us",
+        "worker.sim.prefill_us_per_token",
+        "worker.sim.prefill_ns_per_pair",
+        "worker.sim.decode_us_per_leg",
+        "worker.sim.decode_ns_per_pair",
+        "worker.sim.decode_ns_per_context_token",
+    ];
+    let micros = |key| values.time(key).as_secs_f64() * 1e6;
+    let formula = Formula {
+        step_us: micros(TERMS[0]),
+        prefill_us_per_token: micros(TERMS[1]),
+        prefill_ns_per_pair: values.decimal(TERMS[2]),
+        decode_us_per_leg: micros(TERMS[3]),
+        decode_ns_per_pair: values.decimal(TERMS[4]),
+        decode_ns_per_context_token: values.decimal(TERMS[5]),
+    };
+    let mut law = Law::Formula(formula);
+    if let Some(path) = values.text(TABLE) {
+        match Table::read(Path::new(&path)) {
+            Ok(table) => law = Law::Table(table.into()),
+            Err(error) => values.complain(TABLE, error.to_string()),
+        }
+        if let Some(term) = TERMS.into_iter().find(|term| values.said(term).is_some()) {
+            values.complain(term, format!("{TABLE} says how long steps take; keep one of them"));
+        }
+    }
+    let timing = Timing { law, speedup: values.decimal("worker.sim.speedup") };
+    Sim { timing, seed: values.size("worker.sim.seed") as u64 }
 }
 
 fn model(values: &mut Values, host: &Host) -> PathBuf {

@@ -28,6 +28,7 @@ pub use error::{ConfigErrors, Origin, Problem};
 pub use read::{Profile, load};
 pub use reference::reference;
 
+use crate::engine::sim::Timing;
 use crate::router::{Affinity, Mode, Policy, Weights};
 
 /// What may run.
@@ -307,18 +308,14 @@ pub enum Precision {
     F32,
 }
 
-/// `worker.sim:` how long things take in the `sim` engine, before `speedup`.
+/// `worker.sim:` how long things take in the `sim` engine, and what it says.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Sim {
-    /// `worker.sim.step_us`: every step. Default 0.
-    pub step: Duration,
-    /// `worker.sim.prefill_us_per_token`: each prompt token. Default 0.
-    pub prefill_per_token: Duration,
-    /// `worker.sim.decode_us_per_leg`: each decoding leg. Default 0.
-    pub decode_per_leg: Duration,
-    /// `worker.sim.speedup`: divides all times. Default 1.0.
-    pub speedup: f64,
+    /// `worker.sim.step_us`, `prefill_us_per_token`, `prefill_ns_per_pair`, `decode_us_per_leg`,
+    /// `decode_ns_per_pair`, `decode_ns_per_context_token`: default 0; or `table`; and `speedup`, by
+    /// which all times are divided: default 1.0.
+    pub timing: Timing,
     /// `worker.sim.seed`: of the tokens. Default 0.
     pub seed: u64,
 }

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ractor::concurrency::JoinHandle;
 use ractor::{Actor, ActorRef};
@@ -24,7 +24,7 @@ use crate::engine::model::{Model, Shape};
 use crate::engine::native::checkpoint::{ModelCard, read_card};
 use crate::engine::native::{KvSize, NativeModel, Options, Precision};
 use crate::engine::schedule::Limits;
-use crate::engine::sim::{SimConfig, SimModel, Timing};
+use crate::engine::sim::{SimConfig, SimModel};
 use crate::engine::{Engine, EngineError, Sampling};
 use crate::ids::RankIndex;
 use crate::metrics::Metrics;
@@ -230,24 +230,14 @@ fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
         blocks: worker.kv_blocks.unwrap_or(u32::try_from(by_memory).unwrap_or(u32::MAX)),
         block_bytes,
     };
-    let timing = Timing {
-        step_us: micros(worker.sim.step),
-        prefill_us_per_token: micros(worker.sim.prefill_per_token),
-        decode_us_per_leg: micros(worker.sim.decode_per_leg),
-        speedup: worker.sim.speedup,
-    };
     let answers = sim_answers(vocab);
     Ok(SimModel::new(SimConfig {
         shape,
         seed: worker.sim.seed,
         answers,
-        timing,
+        timing: worker.sim.timing.clone(),
         ..SimConfig::default()
     }))
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
 }
 
 /// Ids in the middle half of the vocabulary: ordinary words in every tokenizer met so far, since

@@ -382,6 +382,30 @@ const WORKER: &[Key] = &[
     Key::new("worker.sim.prefill_us_per_token", micros(1e9), Is("0"), "and for each prompt token"),
     Key::new("worker.sim.decode_us_per_leg", micros(1e9), Is("0"), "and for each decoding leg"),
     Key::new(
+        "worker.sim.prefill_ns_per_pair",
+        Kind::Decimal { min: 0.0, max: 1e9 },
+        Is("0.0"),
+        "and nanoseconds for each pair of a prompt token and itself or one before it (attention)",
+    ),
+    Key::new(
+        "worker.sim.decode_ns_per_pair",
+        Kind::Decimal { min: 0.0, max: 1e9 },
+        Is("0.0"),
+        "and nanoseconds for the square of the number of decoding legs",
+    ),
+    Key::new(
+        "worker.sim.decode_ns_per_context_token",
+        Kind::Decimal { min: 0.0, max: 1e9 },
+        Is("0.0"),
+        "and nanoseconds for each token that a decoding leg looks back at",
+    ),
+    Key::new(
+        "worker.sim.table",
+        Kind::Path,
+        Words("none"),
+        "a JSON file with times of a real engine's steps, instead of all these: docs/sim.md",
+    ),
+    Key::new(
         "worker.sim.speedup",
         Kind::Decimal { min: 1e-6, max: 1e9 },
         Is("1.0"),

@@ -128,6 +128,7 @@ fn another(key: &schema::Key) -> String {
         (Kind::Url, _) => "http://127.0.0.1:1".into(),
         (Kind::Address, _) => "127.0.0.1:1".into(),
         (Kind::Path, "worker.model") => "models/cuelight-tiny-draft".into(),
+        (Kind::Path, "worker.sim.table") => "configs/sim-table.json".into(),
         (Kind::Path, _) => "tests/none.pem".into(),
         (Kind::ApiKeys, _) => "env:KEY".into(),
         (Kind::Secret, _) => "env:COOKIE".into(),
@@ -153,6 +154,17 @@ fn surroundings(key: &str) -> Vec<String> {
         _ => &[],
     };
     said.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_table_of_step_times_is_read_and_takes_the_place_of_the_formula() {
+    let sets = ["worker.sim.step_us=0", "worker.sim.table=configs/none.json"];
+    let text = errors("", &sets, Profile::Serve);
+    expect![[r#"
+        node.yaml: 2 problems
+          --set: worker.sim.table = configs/none.json: configs/none.json cannot be read: No such file or directory (os error 2); see to its path and permissions
+          --set: worker.sim.step_us = 0: worker.sim.table says how long steps take; keep one of them"#]]
+    .assert_eq(&text);
 }
 
 #[test]
@@ -241,6 +253,9 @@ fn every_shipped_configuration_can_be_loaded() {
         if path.is_dir() {
             left.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
             continue;
+        }
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue; // what configurations name
         }
         let config = load_on(&host(), Some(&path), &[], Profile::Node);
         config.unwrap_or_else(|errors| panic!("{errors}"));

@@ -8,6 +8,7 @@
 mod pace;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::EngineError;
 use super::model::{Batch, Model, Produced, Shape, Span};
 use crate::ids::BlockId;
-pub use pace::Timing;
+pub use timing::{Formula, Law, Table, TableError, Timing, Work};
 
 /// Multiplies a hash into the next: odd, without pattern (2^64 divided by the golden ratio).
 const MIX: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -131,7 +132,7 @@ impl SimModel {
         Self {
             kv: vec![Kv::default(); blocks],
             answers: Vec::new(),
-            pace: pace::Pace::new(config.timing),
+            pace: pace::Pace::new(config.timing.clone()),
             config,
         }
     }

@@ -78,12 +78,15 @@ fn eos_comes_as_often_as_asked_and_never_otherwise() {
 
 #[test]
 fn steps_take_the_time_the_config_says() {
-    let timing = Timing {
+    let formula = Formula {
         step_us: 100.0,
         prefill_us_per_token: 10.0,
+        prefill_ns_per_pair: 1000.0,
         decode_us_per_leg: 50.0,
-        speedup: 2.0,
+        decode_ns_per_pair: 500.0,
+        decode_ns_per_context_token: 250.0,
     };
+    let timing = Timing { law: Law::Formula(formula), speedup: 2.0 };
     let span = |rows, start| Span {
         first_row: 0,
         rows,
@@ -92,11 +95,21 @@ fn steps_take_the_time_the_config_says() {
         blocks: 1,
         wants_logits: true,
     };
-    let batch =
-        Batch { tokens: vec![0; 10], spans: vec![span(9, 0), span(1, 3)], blocks: Vec::new() };
-    assert_eq!(timing.of(&batch), Duration::from_micros((100 + 90 + 50) / 2));
+    let batch = Batch {
+        tokens: vec![0; 15],
+        spans: vec![span(9, 0), span(4, 10), span(1, 3), span(1, 7)],
+        blocks: Vec::new(),
+    };
+    let work = Work::of(&batch);
+    let pairs = 45.0 + (11 + 12 + 13 + 14) as f64;
+    let expected =
+        Work { prefill_tokens: 13.0, prefill_pairs: pairs, legs: 2.0, context_tokens: 12.0 };
+    assert_eq!(work, expected);
+    let us = 100.0 + 130.0 + pairs + 100.0 + 2.0 + 3.0;
+    assert_eq!(timing.of(&work), Duration::from_secs_f64(us / 2e6));
 
-    let timing = Timing { step_us: 1000.0, ..Timing::default() };
+    let formula = Formula { step_us: 1000.0, ..Formula::default() };
+    let timing = Timing { law: Law::Formula(formula), speedup: 1.0 };
     let mut model = SimModel::new(SimConfig { timing, ..config() });
     let start = Instant::now();
     for _ in 0..20 {
