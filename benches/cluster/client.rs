@@ -123,6 +123,36 @@ impl Front {
         eventually("worker", up).await
     }
 
+    /// Ranks that can be given work.
+    pub(crate) fn ranks_ready(&self) -> usize {
+        self.handle.readiness().iter().map(|model| model.ranks_ready).sum()
+    }
+
+    /// How long choices of a rank took so far: mean, and an upper bound of p99, in microseconds.
+    ///
+    /// # Errors
+    /// None was made.
+    pub(crate) fn decision_us(&self) -> Outcome<[f64; 2]> {
+        const NAME: &str = "cuelight_router_decision_seconds";
+        let text = self.handle.metrics().encode();
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+        let series = |end: &str| {
+            let wanted = format!("{NAME}_{end}");
+            text.lines().filter(move |line| line.starts_with(&wanted)).filter_map(value)
+        };
+        let (sum, count) = (series("sum").sum::<f64>(), series("count").sum::<f64>());
+        let reaches = |line: &&str| {
+            line.starts_with(&format!("{NAME}_bucket"))
+                && value(line).is_some_and(|below| below >= 0.99 * count)
+        };
+        let bucket = text.lines().find(reaches).and_then(|line| {
+            let bound = line.split("le=\"").nth(1)?.split('"').next()?;
+            bound.parse::<f64>().ok()
+        });
+        let p99 = bucket.filter(|_| count > 0.0).ok_or("no rank was chosen")?;
+        Ok([sum / count * 1e6, p99 * 1e6])
+    }
+
     /// Asks for `max_tokens` tokens after a prompt of `prompt` tokens that begins with `first`.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod path;
 #[path = "../frontend/process.rs"]
 mod process;
 mod report;
+mod scale;
 mod tokens;
 
 use std::error::Error;
@@ -43,7 +44,7 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Task>,
     /// What to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["token-path", "legs", "kill", "cancel", "idle"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["token-path", "legs", "kill", "cancel", "idle", "scale"])]
     parts: Vec<Part>,
     /// Repetitions of the token path; the medians count
     #[arg(long, default_value_t = 5)]
@@ -63,6 +64,7 @@ enum Part {
     Kill,
     Cancel,
     Idle,
+    Scale,
 }
 
 /// What a process of its own measures; the answer is a line of JSON.
@@ -84,6 +86,8 @@ enum Task {
     Cancel { count: usize },
     #[command(hide = true)]
     Idle { ms: u64 },
+    #[command(hide = true)]
+    Scale { ranks: usize, requests: usize },
 }
 
 impl Task {
@@ -100,6 +104,9 @@ impl Task {
             Self::Kill { count } => serde_json::to_string(&detect::run(count).await?),
             Self::Cancel { count } => serde_json::to_string(&cancel::run(count).await?),
             Self::Idle { ms } => serde_json::to_string(&idle::run(after(ms)).await?),
+            Self::Scale { ranks, requests } => {
+                serde_json::to_string(&scale::run(ranks, requests).await?)
+            }
         }?)
     }
 }
@@ -138,10 +145,21 @@ fn all(cli: &Cli) -> Outcome<()> {
             Part::Kill => child("kill", &count(50, 3))?,
             Part::Cancel => child("cancel", &count(200, 5))?,
             Part::Idle => child("idle", &count(20_000, 2_000))?,
+            Part::Scale => scale(cli)?,
         };
         rows.iter().for_each(|row| println!("{}", line(row)));
     }
     Ok(())
+}
+
+/// The same number of requests on more and more ranks, then very many on very many.
+fn scale(cli: &Cli) -> Outcome<Vec<Row>> {
+    let mut rows = Vec::new();
+    let sizes = [("10", "10000"), ("100", "10000"), ("1000", "10000"), ("1000", "100000")];
+    for (ranks, requests) in if cli.quick { &[("10", "500")][..] } else { &sizes[..] } {
+        rows.extend(child_of::<Vec<Row>>(&["scale", ranks, requests])?);
+    }
+    Ok(rows)
 }
 
 /// The three loads in turn, so that what else the machine does touches all of them.
@@ -180,11 +198,14 @@ fn token_path(cli: &Cli) -> Outcome<Vec<Row>> {
 
 /// Runs a task in a child process and reads what it says.
 fn child<T: DeserializeOwned>(task: &str, argument: &str) -> Outcome<T> {
+    child_of(&[task, argument])
+}
+
+fn child_of<T: DeserializeOwned>(arguments: &[&str]) -> Outcome<T> {
     let mut command = Command::new(std::env::current_exe()?);
-    let out =
-        command.args([task, argument]).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let out = command.args(arguments).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     if !out.status.success() {
-        return Err(format!("{task} ended with {}", out.status).into());
+        return Err(format!("{} ended with {}", arguments.join(" "), out.status).into());
     }
     Ok(serde_json::from_slice(&out.stdout)?)
 }

@@ -58,7 +58,7 @@ impl Scratch {
     pub(crate) fn front(&self, listen: SocketAddr, worker: SocketAddr) -> io::Result<PathBuf> {
         let mut cluster = self.cluster(listen, &[worker]);
         cluster["redial_max_ms"] = json!(50);
-        let frontend = json!({ "models": [MODEL], "max_requests": 20_000, "migration_limit": 0 });
+        let frontend = json!({ "models": [MODEL], "max_requests": 200_000, "migration_limit": 0 });
         let config = json!({
             "node": { "name": "front", "runtime_threads": 2 },
             "frontend": frontend,

@@ -10,6 +10,7 @@ mod mailbox;
 mod model;
 mod process;
 mod router;
+mod spans;
 mod worker;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ pub use labels::{Cancellation, Counters, LabelValue, Migration, Outcome, Refusal
 pub use mailbox::{Depth, Mailboxes, Queued};
 pub use model::ModelMetrics;
 pub use router::RouterMetrics;
+pub use spans::{SPANS, SpanCounts};
 pub use worker::WorkerMetrics;
 
 use crate::ids::RankIndex;
@@ -107,6 +109,7 @@ impl Metrics {
     pub fn new() -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(process::Process));
+        registry.register_collector(Box::new(spans::Spans));
         let mut add = Adder(registry.sub_registry_with_prefix("cuelight"));
         add.add(
             "build",

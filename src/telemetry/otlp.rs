@@ -7,20 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
+use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{Protocol, SpanExporter as Otlp, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::trace::{
-    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, SpanData,
-    SpanExporter,
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracer, SdkTracerProvider, Span, SpanData,
+    SpanExporter, SpanProcessor,
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 use tracing::{info, warn};
 
 use super::TelemetryError;
 use crate::config::Log;
+use crate::metrics::SPANS;
 
 /// Longest wait for a collector when the process ends.
 pub(super) const FLUSH: Duration = Duration::from_secs(2);
@@ -77,7 +78,10 @@ pub(super) fn start(
     // A request that comes with a traced parent is traced, whatever the share.
     let share = Sampler::TraceIdRatioBased(log.otlp_sample);
     let provider = SdkTracerProvider::builder()
-        .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(queue).build())
+        .with_span_processor(Counted {
+            batches: BatchSpanProcessor::builder(exporter).with_batch_config(queue).build(),
+            limit: log.otlp_queue as u64,
+        })
         .with_sampler(Sampler::ParentBased(Box::new(share)))
         .with_resource(resource)
         .build();
@@ -109,6 +113,37 @@ impl Drop for Spans {
     }
 }
 
+/// Counts what waits and what is dropped, which the library's queue does not tell.
+#[derive(Debug)]
+struct Counted {
+    batches: BatchSpanProcessor,
+    limit: u64,
+}
+
+impl SpanProcessor for Counted {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.batches.on_start(span, context);
+    }
+
+    fn on_end(&self, span: SpanData) {
+        if span.span_context.is_sampled() && SPANS.wait(self.limit) {
+            self.batches.on_end(span);
+        }
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.batches.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.batches.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.batches.set_resource(resource);
+    }
+}
+
 /// Sends batches on a runtime of its own: the thread that calls it has none.
 #[derive(Debug)]
 struct Exporter {
@@ -127,9 +162,13 @@ pub(super) struct Health {
 
 impl SpanExporter for Exporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let otlp = self.otlp.clone();
+        let (otlp, spans) = (self.otlp.clone(), batch.len() as u64);
+        SPANS.taken(spans);
         let sent = self.runtime.spawn(async move { otlp.export(batch).await }).await;
         let sent = sent.unwrap_or_else(|gone| Err(OTelSdkError::InternalFailure(gone.to_string())));
+        if sent.is_err() {
+            SPANS.drop(spans);
+        }
         self.health.report(&self.endpoint, &sent);
         sent
     }

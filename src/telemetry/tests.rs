@@ -10,6 +10,7 @@ use tracing::{debug_span, error, info, info_span, warn};
 
 use super::*;
 use crate::config::{Profile, load};
+use crate::metrics::SPANS;
 
 fn log(sets: &[&str]) -> Log {
     let sets: Vec<_> = sets.iter().map(|set| (*set).to_owned()).collect();
@@ -161,7 +162,7 @@ fn a_collector_that_is_silent_or_gone_costs_no_time() {
     for address in [silent.local_addr().unwrap(), gone] {
         let endpoint = format!("log.otlp_endpoint=http://{address}");
         let log = log(&[&endpoint, "log.otlp_queue=64"]);
-        let mut serving = Duration::MAX;
+        let (mut serving, dropped) = (Duration::MAX, SPANS.dropped());
         let mut ending = Instant::now();
         written(&log, || {
             let start = Instant::now();
@@ -171,6 +172,8 @@ fn a_collector_that_is_silent_or_gone_costs_no_time() {
             serving = start.elapsed();
             ending = Instant::now();
         });
+        let dropped = SPANS.dropped() - dropped;
+        assert!(dropped > 10_000, "{dropped} of 20000 spans are said to be dropped");
         // 20,000 waits of any kind would take longer.
         assert!(serving < Duration::from_secs(2), "{address}: {serving:?}");
         let ending = ending.elapsed();

@@ -64,6 +64,7 @@ const FRONTEND: &[Key] = &[
         Is("2048"),
         "spans that wait to be sent; more are dropped",
     )
+    .metric("cuelight_spans_waiting")
     .limit(|c| Some(c.log.otlp_queue as f64)),
     Key::new(
         "frontend.http",
