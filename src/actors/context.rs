@@ -165,9 +165,9 @@ impl NodeContext {
         WorkerId { node: self.id.clone(), worker: worker.into() }
     }
 
-    /// Frames that one token stream may hold before the rank merges the next ones.
-    pub fn stream_frames(&self) -> usize {
-        self.config.worker.as_ref().map_or(1, |worker| worker.stream_frames)
+    /// Frames that the token stream of so many ranks may hold before they merge the next ones.
+    pub fn stream_frames(&self, ranks: usize) -> usize {
+        ranks.max(1) * self.config.worker.as_ref().map_or(1, |worker| worker.stream_frames)
     }
 
     /// The switch of a rank's engine; the same one for every generation of the rank.

@@ -276,8 +276,8 @@ pub struct Worker {
     pub report_interval: Duration,
     /// `worker.dp_size`: data-parallel ranks. Default 1.
     pub dp_size: u16,
-    /// `worker.stream_frames`: step frames that a token stream may hold before the next ones are
-    /// merged. Default 16.
+    /// `worker.stream_frames`: step frames of each rank that a token stream may hold before the next
+    /// ones are merged. Default 16.
     pub stream_frames: usize,
     /// `worker.step_timeout_s`: a step that takes longer loses the worker. Default 60 s.
     pub step_timeout: Duration,

@@ -89,7 +89,7 @@ impl Actor for FrontendLink {
         };
         let card = node.board.hang(parent, label, myself.get_cell());
         let link = LinkId::next();
-        let (frames, stream) = mpsc::channel(node.stream_frames());
+        let (frames, stream) = mpsc::channel(node.stream_frames(ranks.len()));
         if !ranks.iter().all(|rank| rank.attach(link, frames.clone())) {
             ranks.iter().for_each(|rank| rank.detach(link));
             return Err("the worker has ended".into());

@@ -67,7 +67,7 @@ impl State {
         node: &NodeContext,
     ) -> Result<(), ActorProcessingErr> {
         let link = LinkId::next();
-        let (frames, stream) = mpsc::channel(node.stream_frames());
+        let (frames, stream) = mpsc::channel(node.stream_frames(ranks.len()));
         for rank in &ranks {
             if !rank.attach(link, frames.clone()) {
                 // Its worker is being replaced: that must not cost the front end anything.

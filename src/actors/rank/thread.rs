@@ -22,8 +22,9 @@ use crate::engine::{Description, Engine, EngineError, Leg, Load, PrefixCache, St
 use crate::ids::{LegId, RankIndex};
 use crate::metrics::{Depth, Queued, WorkerMetrics};
 
-/// How soon a full stream is tried again while the engine has nothing to do.
-const RETRY_STREAM: Duration = Duration::from_millis(1);
+/// How soon a full stream is tried again while the engine has nothing to do: at first, and at last.
+/// A worker may have a thousand ranks: all of them would keep the stream's writer from the CPU.
+const RETRY_STREAM: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(64)];
 
 /// What the thread is told. Short without a limit of its own: each request in flight has at most
 /// one unanswered command for each of its choices, and an abort after it.
@@ -183,6 +184,8 @@ struct Steps {
     step: StepOutput,
     ended: Vec<LegId>,
     load: Load,
+    /// The next wait for a full stream.
+    retry: Duration,
 }
 
 /// Whether the loop goes on.
@@ -216,6 +219,7 @@ impl Steps {
             step: StepOutput::default(),
             ended: Vec::new(),
             load: Load::default(),
+            retry: RETRY_STREAM[0],
         }
     }
 
@@ -237,8 +241,11 @@ impl Steps {
         if !self.engine.has_work() {
             let unsent = self.streams.iter().any(Stream::has_unsent);
             let first = if unsent {
-                self.inbox.recv_timeout(RETRY_STREAM).ok()
+                let wait = self.retry;
+                self.retry = (2 * wait).min(RETRY_STREAM[1]);
+                self.inbox.recv_timeout(wait).ok()
             } else {
+                self.retry = RETRY_STREAM[0];
                 match self.inbox.recv() {
                     Ok(command) => Some(command),
                     Err(_) => return Flow::Stop,

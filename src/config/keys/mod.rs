@@ -352,7 +352,7 @@ const WORKER: &[Key] = &[
         "worker.stream_frames",
         whole(1, 4096),
         Is("16"),
-        "step frames that a token stream may hold before the next ones are merged",
+        "step frames of each rank that a token stream may hold before the next ones are merged",
     )
     .limit(|c| worker(c, |w| w.stream_frames as f64)),
     Key::new(
