@@ -1,7 +1,8 @@
 //! What encoding a prompt costs for each of its tokens, next to crate `tokenizers`:
 //! `cargo bench --bench tokenize [-- --quick]`.
 //!
-//! *Cold* is the first text after loading, *warm* the same text again. The text is the English of
+//! *Cold* is the first text after loading; *warm* another one of the same words: the same text, without
+//! the cache of whole parts; *again* one that begins alike: the same text with it. The text is the English of
 //! this repository's own documents.
 
 use std::fs;
@@ -55,14 +56,19 @@ fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dir = root.join("models/cuelight-tiny");
     let load = || TextModel::load(&dir, TextLimits::default()).expect("the shipped model");
+    let only_words = || {
+        let limits = TextLimits { cached_bytes: 0, ..TextLimits::default() };
+        TextModel::load(&dir, limits).expect("the shipped model")
+    };
     let reference = || Tokenizer::from_file(dir.join("tokenizer.json")).expect("its tokenizer");
 
     let once = prose(root);
     let per_token = once.len() as f64 / load().encode(&once, false).expect("ids").len() as f64;
     println!(
-        "| prompt tokens | own cold | own warm | tokenizers cold | tokenizers warm | (ns per token)"
+        "| prompt tokens | own cold | own warm | own again | tokenizers cold | tokenizers warm | \
+         (ns per token)"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|");
     for wanted in [256, 2000, 8000] {
         let mut text = once.clone();
         while (text.len() as f64) < wanted as f64 * per_token {
@@ -74,13 +80,15 @@ fn main() {
         let theirs = reference().encode_fast(text.as_str(), false).expect("ids");
         assert_eq!(tokens, theirs.get_ids());
 
+        let words =
+            measure(rounds, only_words, |model| drop(black_box(model.encode(&text, false))));
         let own = measure(rounds, load, |model| drop(black_box(model.encode(&text, false))));
         let peer = measure(rounds, reference, |model| {
             drop(black_box(model.encode_fast(text.as_str(), false)))
         });
-        let [a, b, c, d] =
-            [own.0, own.1, peer.0, peer.1].map(|seconds| seconds * 1e9 / tokens.len() as f64);
-        println!("| {} | {a:.0} | {b:.0} | {c:.0} | {d:.0} |", tokens.len());
+        let [a, b, c, d, e] = [own.0, words.1, own.1, peer.0, peer.1]
+            .map(|seconds| seconds * 1e9 / tokens.len() as f64);
+        println!("| {} | {a:.0} | {b:.0} | {c:.1} | {d:.0} | {e:.0} |", tokens.len());
     }
     let whole = median((0..rounds).map(|_| seconds(|| drop(load()))).collect());
     let bare = median((0..rounds).map(|_| seconds(|| drop(reference()))).collect());

@@ -87,6 +87,7 @@ fn frontend(values: &mut Values, host: &Host, has_worker: bool) -> Frontend {
             .unwrap_or_else(|| (host.cores / 2).max(1)),
         tokenizer_queue: values.size("frontend.tokenizer_queue"),
         tokenizer_cached_words: values.size("frontend.tokenizer_cached_words"),
+        tokenizer_cached_bytes: values.size("frontend.tokenizer_cached_mib") << 20,
         template_fuel: values.size("frontend.template_fuel") as u64,
         router: super::router::router(values),
     }

@@ -155,6 +155,9 @@ pub struct Frontend {
     /// `frontend.tokenizer_cached_words`: words whose tokens are kept, at 64 bytes each; 0 for none.
     /// Default 65,536.
     pub tokenizer_cached_words: usize,
+    /// `frontend.tokenizer_cached_mib`: memory for parts of long prompts and their tokens, which
+    /// prompts that begin alike need not compute. Default 32 MiB.
+    pub tokenizer_cached_bytes: usize,
     /// `frontend.template_fuel`: instructions that a chat template may run. Default 5,000,000.
     pub template_fuel: u64,
     /// `frontend.router:`

@@ -106,6 +106,7 @@ fn served_model(
     let limits = TextLimits {
         template_fuel: frontend.template_fuel,
         cached_words: frontend.tokenizer_cached_words,
+        cached_bytes: frontend.tokenizer_cached_bytes,
         ..TextLimits::default()
     };
     let text = TextModel::load(dir, limits);

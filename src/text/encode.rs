@@ -5,6 +5,7 @@
 //! words up that it has seen before. What it does not know it leaves to `tokenizers`: a whole
 //! tokenizer.json, or one text.
 
+mod chunks;
 mod classes;
 mod split;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use tokenizers::models::bpe::BPE;
 use tokenizers::{AddedVocabulary, Model, ModelWrapper, NormalizerWrapper, Tokenizer};
 
+use chunks::{ChunkCache, Found};
 use split::Splitter;
 use words::{Table, WordCache};
 
@@ -35,6 +37,9 @@ pub(super) struct Encoder {
     /// How the vocabulary writes each byte.
     letters: [char; 256],
     words: WordCache,
+    chunks: ChunkCache,
+    /// Whether texts may be cut where chunks end.
+    is_cut: bool,
 }
 
 /// The longest of the leftmost matches wins.
@@ -45,9 +50,13 @@ struct AddedTokens {
 }
 
 impl Encoder {
-    /// An encoder with a cache of so many words, or `None` if some part of the tokenizer is not
-    /// known here, or if the ids of any trial text differ.
-    pub(super) fn recognise(tokenizer: &Tokenizer, cached_words: usize) -> Option<Self> {
+    /// An encoder with a cache of so many words and one of so many bytes of texts, or `None` if some
+    /// part of the tokenizer is not known here, or if the ids of any trial text differ.
+    pub(super) fn recognise(
+        tokenizer: &Tokenizer,
+        cached_words: usize,
+        cached_bytes: usize,
+    ) -> Option<Self> {
         let added = tokenizer.get_added_vocabulary();
         let settings = tokenizer.get_truncation().is_some()
             || tokenizer.get_padding().is_some()
@@ -67,10 +76,16 @@ impl Encoder {
             around: around(tokenizer),
             letters: letters(),
             words: WordCache::new(0),
+            chunks: ChunkCache::new(0),
+            is_cut: !added
+                .get_added_tokens_decoder()
+                .values()
+                .any(|token| chunks::crosses(&token.content)),
         };
         let trials = trials(added);
         let equal = trials.iter().all(|text| encoder.is_right(tokenizer, text));
         encoder.words = WordCache::new(cached_words);
+        encoder.chunks = ChunkCache::new(cached_bytes);
         equal.then_some(encoder)
     }
 
@@ -105,7 +120,7 @@ impl Encoder {
         tokens.extend_from_slice(before);
         let table = self.words.table();
         let mut run = Run { encoder: self, model, table: &table, tokens, word: String::new() };
-        if run.text(text, 0).is_break() {
+        if run.chunks(text).is_break() {
             tokens.truncate(start);
             return false;
         }
@@ -125,6 +140,31 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Chunks that came before come from the cache.
+    fn chunks(&mut self, text: &str) -> ControlFlow<()> {
+        let (cache, mut rest) = (&self.encoder.chunks, text);
+        while self.encoder.is_cut
+            && let Some(end) = chunks::end(rest)
+        {
+            let (chunk, after) = rest.split_at(end);
+            rest = after;
+            if !cache.is_in_use() {
+                self.text(chunk, 0)?;
+                continue;
+            }
+            let (key, start) = (cache.key(chunk), self.tokens.len());
+            let found = cache.find(key, chunk, self.tokens);
+            if let Found::Tokens = found {
+                continue;
+            }
+            self.text(chunk, 0)?;
+            if let Found::Again = found {
+                cache.keep(key, chunk, &self.tokens[start..]);
+            }
+        }
+        self.text(rest, 0)
+    }
+
     /// Cuts out the added tokens from the `pass`-th set on.
     fn text(&mut self, text: &str, pass: usize) -> ControlFlow<()> {
         let encoder = self.encoder;
@@ -243,5 +283,6 @@ fn trials(added: &AddedVocabulary) -> Vec<String> {
         added.get_added_tokens_decoder().values().map(|token| token.content.as_str()).collect();
     tokens.sort_unstable();
     trials.extend(tokens.iter().take(8).map(|token| format!("it{token} {token}{token}\n1")));
+    trials.push(trials[2].repeat(2 * chunks::CHUNK / trials[2].len() + 1)); // is cut
     trials
 }

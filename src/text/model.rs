@@ -22,11 +22,19 @@ pub struct TextLimits {
     /// Words whose tokens are kept for the next text that has them, at 64 bytes each; rounded down
     /// to a power of two. Default 65,536, which is 4 MiB.
     pub cached_words: usize,
+    /// Bytes for parts of long texts and their tokens, kept for the next text that begins alike.
+    /// Default 32 MiB.
+    pub cached_bytes: usize,
 }
 
 impl Default for TextLimits {
     fn default() -> Self {
-        Self { template_fuel: 5_000_000, stop_strings: 16, cached_words: 65_536 }
+        Self {
+            template_fuel: 5_000_000,
+            stop_strings: 16,
+            cached_words: 65_536,
+            cached_bytes: 32 << 20,
+        }
     }
 }
 
@@ -62,7 +70,7 @@ impl TextModel {
         })?;
         let tokenizer = read_tokenizer(&json, &path)?;
         let table = TokenTable::new(&tokenizer, &json, &path)?;
-        let encoder = Encoder::recognise(&tokenizer, limits.cached_words);
+        let encoder = Encoder::recognise(&tokenizer, limits.cached_words, limits.cached_bytes);
         let config = TokenizerConfig::load(dir)?;
         let chat = ChatTemplates::compile(&config, limits.template_fuel)?;
         Ok(Self { tokenizer, encoder, table, config, chat, limits })

@@ -231,6 +231,13 @@ const FRONTEND: &[Key] = &[
     )
     .limit(|c| frontend(c, |f| f.tokenizer_cached_words as f64)),
     Key::new(
+        "frontend.tokenizer_cached_mib",
+        whole(0, 16_384),
+        Is("32"),
+        "MiB for each model that keep parts of long prompts and their tokens, for prompts that begin alike; 0 for none",
+    )
+    .limit(|c| frontend(c, |f| f.tokenizer_cached_bytes as f64 / MIB as f64)),
+    Key::new(
         "frontend.template_fuel",
         whole(1000, 1_000_000_000_000),
         Is("5000000"),

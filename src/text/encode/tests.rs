@@ -247,7 +247,7 @@ fn ids_equal_those_of_tokenizers_for_random_text() {
     let mut rng = Rng::new();
     for (name, tokenizer) in pipelines() {
         // So few words that the cache starts over again and again.
-        let encoder = Encoder::recognise(&tokenizer, 256).expect(name);
+        let encoder = Encoder::recognise(&tokenizer, 256, 1 << 20).expect(name);
         let mut taken = 0;
         for round in 0..4000 {
             let text = random_text(&mut rng);
@@ -261,10 +261,45 @@ fn ids_equal_those_of_tokenizers_for_random_text() {
     }
 }
 
+/// Some thousand bytes with places where they can be cut, and much that is near to one.
+fn long_text(rng: &mut Rng) -> String {
+    let mut text = String::new();
+    while text.len() < 5 * chunks::CHUNK {
+        match rng.below(3) {
+            0 => text.push_str(&random_text(rng)),
+            _ => text.push_str([" and so on", " it's", "x y", " \n a", "the 12 of"][rng.below(5)]),
+        }
+    }
+    text
+}
+
+#[test]
+fn ids_equal_those_of_tokenizers_for_long_texts_that_begin_alike() {
+    let mut rng = Rng::new();
+    for (name, tokenizer) in pipelines() {
+        let encoder = Encoder::recognise(&tokenizer, 256, 1 << 20).expect(name);
+        assert!(encoder.is_cut, "{name}");
+        let mut begins: Vec<_> = (0..4).map(|_| long_text(&mut rng)).collect();
+        // For those who leave all but some characters to `tokenizers`.
+        begins.push(begins[0].chars().filter(char::is_ascii).collect());
+        let mut cut = 0;
+        for _ in 0..60 {
+            let (begin, keep) = (&begins[rng.below(begins.len())], rng.below(2) == 0);
+            let mut text = format!("{begin}{}", random_text(&mut rng));
+            text.retain(|c| keep || c.is_ascii());
+            let wanted = tokenizer.encode_fast(&*text, false).unwrap();
+            let Some(tokens) = encoded(&encoder, &tokenizer, &text, false) else { continue };
+            assert_eq!(tokens, wanted.get_ids(), "{name}: {text:?}");
+            cut += usize::from(chunks::end(&text).is_some());
+        }
+        assert!(cut > 3, "{name}: {cut}");
+    }
+}
+
 #[test]
 fn ids_equal_those_of_tokenizers_for_long_words_and_up_to_the_bound() {
     for (name, tokenizer) in pipelines() {
-        let encoder = Encoder::recognise(&tokenizer, 1024).expect(name);
+        let encoder = Encoder::recognise(&tokenizer, 1024, 0).expect(name);
         for piece in ["a", " ", "\n", "7", "!", "é", "日", "\u{a0}"] {
             for times in [31, 600, 9000] {
                 let text = format!("x{} y", piece.repeat(times));
@@ -282,7 +317,7 @@ fn ids_equal_those_of_tokenizers_for_long_words_and_up_to_the_bound() {
 #[test]
 fn threads_that_share_an_encoder_get_the_ids_of_tokenizers() {
     let tokenizer = shipped();
-    let encoder = Encoder::recognise(&tokenizer, 256).unwrap();
+    let encoder = Encoder::recognise(&tokenizer, 256, 1 << 20).unwrap();
     let mut rng = Rng::new();
     let texts: Vec<String> = (0..800).map(|_| random_text(&mut rng)).collect();
     std::thread::scope(|scope| {
@@ -378,9 +413,9 @@ fn what_is_not_known_is_left_to_tokenizers() {
     ];
     for (name, edit) in cases {
         let tokenizer = fixture(byte_level(true), edit);
-        assert!(Encoder::recognise(&tokenizer, 16).is_none(), "{name}");
+        assert!(Encoder::recognise(&tokenizer, 16, 0).is_none(), "{name}");
     }
-    assert!(Encoder::recognise(&fixture(byte_level(true), |_| {}), 16).is_some());
+    assert!(Encoder::recognise(&fixture(byte_level(true), |_| {}), 16, 0).is_some());
 }
 
 #[test]
@@ -397,7 +432,7 @@ fn a_template_is_followed_only_if_it_is_ids_around_the_text() {
         let tokenizer =
             fixture(byte_level(true), |file| file["post_processor"] = template(single.clone()));
         assert_eq!(around(&tokenizer), wanted, "{single}");
-        let Some(encoder) = Encoder::recognise(&tokenizer, 16) else {
+        let Some(encoder) = Encoder::recognise(&tokenizer, 16, 0) else {
             assert_eq!(wanted, None, "{single}");
             continue;
         };
