@@ -1,13 +1,14 @@
 //! How fast a remote rank frees what a leg held once the client has left.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
 use crate::Outcome;
 use crate::client::{Counts, Front};
-use crate::nodes::{Admin, MODEL, Scratch, eventually, free};
+use crate::nodes::{Admin, MODEL, Node, Scratch, eventually, free};
 use crate::report::{Row, percentiles};
 
 /// Legs that the rank runs at once.
@@ -42,7 +43,7 @@ pub(crate) async fn run(clients: usize) -> Outcome<Vec<Row>> {
         "max_running": RUNNING, "max_batch_tokens": 64, "prefix_cache": false,
     });
     let _node = scratch.worker(peers, admin, &worker)?;
-    let front = Front::start(&scratch.front(listen, peers)?).await?;
+    let front = Front::start(&scratch.front(listen, peers, 3)?).await?;
     let mut seen = Admin::connect(admin)?;
     let mut rows = Vec::new();
     for (phase, name) in [
@@ -59,15 +60,57 @@ pub(crate) async fn run(clients: usize) -> Outcome<Vec<Row>> {
                 busy += if phase == Phase::InFlight { ARRIVES.as_secs_f64() * 1e3 } else { ms };
             }
         }
-        let resolution = busy / f64::from(polls);
-        let [p50, p99, most] = percentiles(&mut times);
-        let what = format!("client leaves, {name}: the remote rank is free of it, {clients} times");
-        let value = format!(
-            "p50 {p50:.1}, p99 {p99:.1}, most {most:.1} ms (seen every {resolution:.1} ms)"
-        );
-        rows.push(Row::of(what, value).at_most(p99, 20.0, "ms p99"));
+        rows.push(row(name, &mut times, busy / f64::from(polls)));
     }
+    rows.push(
+        migrating(&scratch, (listen, &worker), &front, &mut seen, clients.div_ceil(4)).await?,
+    );
     Ok(rows)
+}
+
+fn row(name: &str, times: &mut [f64], resolution: f64) -> Row {
+    let clients = times.len();
+    let [p50, p99, most] = percentiles(times);
+    let what = format!("client leaves, {name}: the remote rank is free of it, {clients} times");
+    let value =
+        format!("p50 {p50:.1}, p99 {p99:.1}, most {most:.1} ms (seen every {resolution:.1} ms)");
+    Row::of(what, value).at_most(p99, 20.0, "ms p99")
+}
+
+/// Clients of a second worker, which is killed: they leave in the next 4 ms, while their legs go to
+/// the first one.
+async fn migrating(
+    scratch: &Scratch,
+    (front_end, worker): (SocketAddr, &Value),
+    front: &Front,
+    seen: &mut Admin,
+    clients: usize,
+) -> Outcome<Row> {
+    let (mut times, mut polls) = (Vec::new(), 0);
+    for client in 0..clients as u32 {
+        let [listen] = free()?;
+        let config = json!({
+            "node": { "name": "second" },
+            "worker": worker,
+            "cluster": scratch.cluster(listen, &[front_end]),
+        });
+        let mut second = Node::start(scratch, "second", &config)?;
+        eventually("second worker", || front.ranks_ready() == 2).await?;
+        let counts = Counts::new();
+        let rank = Some("second/cuelight-tiny/0");
+        let asked = front.ask_of(rank, 7, 16, 400, &counts).await?;
+        eventually("tokens", || counts.tokens() >= 3).await?;
+        second.kill()?;
+        tokio::time::sleep(Duration::from_micros(500) * (client % 9)).await;
+        let left = Instant::now();
+        drop(asked);
+        let (last, polled) = block_in_place(|| seen.last_seen(&[USED, WAITING], ARRIVES))?;
+        times.push(last.map_or(0.0, |last| (last - left).as_secs_f64() * 1e3));
+        polls += polled;
+        eventually("loss", || front.ranks_ready() == 1).await?;
+    }
+    let resolution = ARRIVES.as_secs_f64() * 1e3 * f64::from(clients as u32) / f64::from(polls);
+    Ok(row("migrating", &mut times, resolution))
 }
 
 /// One client: milliseconds from its leaving until the rank shows nothing of it, and how often the

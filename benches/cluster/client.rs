@@ -164,6 +164,21 @@ impl Front {
         max_tokens: u32,
         counts: &Arc<Counts>,
     ) -> Outcome<ClientGuard> {
+        self.ask_of(None, first, prompt, max_tokens, counts).await
+    }
+
+    /// The same of one rank.
+    ///
+    /// # Errors
+    /// The request was refused.
+    pub(crate) async fn ask_of(
+        &self,
+        rank: Option<&str>,
+        first: usize,
+        prompt: usize,
+        max_tokens: u32,
+        counts: &Arc<Counts>,
+    ) -> Outcome<ClientGuard> {
         let model = self.handle.models().remove(0);
         let vocab = model.text.vocab_len();
         let tokens: Vec<u32> = (0..prompt).map(|at| ((first + at * at) % vocab) as u32).collect();
@@ -180,7 +195,7 @@ impl Front {
             include_stop: false,
             skip_special_tokens: true,
             salt: 0,
-            wishes: Wishes::default(),
+            wishes: Wishes { rank: rank.map(str::to_string), ..Wishes::default() },
             public_id: "cmpl-00000000000000000000000000000000".to_string(),
             reply: Box::new(Counting(counts.clone())),
             model,

@@ -23,7 +23,7 @@ pub(crate) async fn run(kills: usize) -> Outcome<Vec<Row>> {
         let mut node = scratch.worker(peers, admin, &worker)?;
         let front = match &front {
             Some(front) => front,
-            None => front.insert(Front::start(&scratch.front(listen, peers)?).await?),
+            None => front.insert(Front::start(&scratch.front(listen, peers, 0)?).await?),
         };
         front.ready().await?;
         let counts = Counts::new();

@@ -29,7 +29,7 @@ pub(crate) async fn run(legs: usize) -> Outcome<Vec<Row>> {
         "max_running": 1, "max_waiting": 20_000,
     });
     let mut node = scratch.worker(peers, admin, &worker)?;
-    let front = Front::start(&scratch.front(listen, peers)?).await?;
+    let front = Front::start(&scratch.front(listen, peers, 0)?).await?;
     let (worker, own) = ([node.pid()], [std::process::id()]);
     let mut seen = Admin::connect(admin)?;
 

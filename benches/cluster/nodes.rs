@@ -51,14 +51,20 @@ impl Scratch {
         json!({ "listen": listen, "seeds": seeds, "cookie": cookie })
     }
 
-    /// A front end that runs in this process.
+    /// A front end that runs in this process, and moves a leg so many times.
     ///
     /// # Errors
     /// The file system's word.
-    pub(crate) fn front(&self, listen: SocketAddr, worker: SocketAddr) -> io::Result<PathBuf> {
+    pub(crate) fn front(
+        &self,
+        listen: SocketAddr,
+        worker: SocketAddr,
+        migrations: u32,
+    ) -> io::Result<PathBuf> {
         let mut cluster = self.cluster(listen, &[worker]);
         cluster["redial_max_ms"] = json!(50);
-        let frontend = json!({ "models": [MODEL], "max_requests": 200_000, "migration_limit": 0 });
+        let frontend =
+            json!({ "models": [MODEL], "max_requests": 200_000, "migration_limit": migrations });
         let config = json!({
             "node": { "name": "front", "runtime_threads": 2 },
             "frontend": frontend,

@@ -38,7 +38,7 @@ pub(crate) async fn run(ranks: usize, requests: usize) -> Outcome<Vec<Row>> {
         "max_batch_tokens": (legs * PROMPT).max(8192),
     });
     let mut node = scratch.worker(peers, admin, &worker)?;
-    let front = Front::start(&scratch.front(listen, peers)?).await?;
+    let front = Front::start(&scratch.front(listen, peers, 0)?).await?;
     eventually("ranks", || front.ranks_ready() == ranks).await?;
     tokio::time::sleep(SETTLE).await;
     let own = [std::process::id()];

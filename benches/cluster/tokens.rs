@@ -30,7 +30,7 @@ pub(crate) async fn two_nodes(window: Duration) -> Outcome<Sides> {
     let [front, listen, admin] = free()?;
     let mut node = scratch.worker(listen, admin, &worker())?;
     let pids = [Some(node.pid()), Some(std::process::id())];
-    load(&scratch.front(front, listen)?, pids, window).await
+    load(&scratch.front(front, listen, 0)?, pids, window).await
 }
 
 /// Both in one process, without a cluster.

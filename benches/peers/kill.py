@@ -3,7 +3,7 @@
     python3 benches/peers/kill.py [--kills 30] [--streams 24] [--only cuelight,dynamo]
 
 One front end and three workers each, tokens about every 23 ms, `--streams` closed-loop streams of 128 tokens. Every two
-seconds one worker is killed (SIGKILL) and started again; migration limit 3 for both. A stream that is cut short, ends with
+seconds (Cuelight) or twelve (Dynamo, whose mocker takes that long to start) one worker is killed (SIGKILL) and started again; migration limit 3 for both. A stream that is cut short, ends with
 an error, or says another number of tokens than it delivered is counted; the gap is the longest wait between two parts of
 a stream that lived through a kill. Dynamo comes from PyPI into target/peers (see dynamo.sh, which installs it).
 """

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ractor::ActorRef;
 
@@ -32,7 +32,7 @@ pub struct NodeContext {
     worker_up: AtomicBool,
     root: OnceLock<ActorRef<root::Msg>>,
     /// Nodes that cannot join, by address, and why.
-    refused_nodes: Mutex<BTreeMap<String, String>>,
+    refused_nodes: Mutex<BTreeMap<String, (String, Instant)>>,
     /// Engines that stood still when they were given up; gone once their threads have ended.
     hung: Mutex<Vec<Weak<Progress>>>,
     spoilt: AtomicBool,
@@ -80,12 +80,18 @@ impl NodeContext {
     /// Notes that the node at this address cannot join, and why; for `/health`.
     pub(super) fn refuse_node(&self, address: &str, why: String) {
         let mut refused = self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.len() < MOST_REFUSED || refused.contains_key(address) {
-            refused.insert(address.to_string(), why);
+        if refused.len() >= MOST_REFUSED
+            && !refused.contains_key(address)
+            && let Some(oldest) = refused.iter().min_by_key(|(_, (_, at))| *at)
+        {
+            let oldest = oldest.0.clone();
+            refused.remove(&oldest);
         }
+        refused.insert(address.to_string(), (why, Instant::now()));
     }
 
-    /// The node at this address has joined after all.
+    /// The node at this address has joined after all. Of several at one host each one that is refused
+    /// tries again, and is noted again.
     pub(super) fn admit_node(&self, address: &str) {
         self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
     }
@@ -93,7 +99,7 @@ impl NodeContext {
     /// Nodes that cannot join, by address, and why.
     pub fn refused_nodes(&self) -> Vec<(String, String)> {
         let refused = self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.iter().map(|(address, why)| (address.clone(), why.clone())).collect()
+        refused.iter().map(|(address, (why, _))| (address.clone(), why.clone())).collect()
     }
 
     /// Notes an engine that is given up although its thread cannot be ended.

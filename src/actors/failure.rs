@@ -29,7 +29,7 @@ pub enum Failure {
         known: String,
     },
     /// A limit of this node or its ranks; try again later.
-    #[error("{what}: {current} of {limit}; try again in {} s", retry_after.as_secs())]
+    #[error("{what}: {current} of {limit}; try again in {} s", seconds(*retry_after))]
     TooManyRequests {
         /// Which limit, in words, with its key.
         what: &'static str,
@@ -116,4 +116,9 @@ impl Failure {
             | Self::Internal(_) => None,
         }
     }
+}
+
+/// Whole seconds, rounded up and never 0: "at once" would invite a storm.
+pub fn seconds(retry_after: Duration) -> u64 {
+    retry_after.as_secs_f64().ceil().max(1.0) as u64
 }

@@ -6,7 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::json;
-use crate::actors::failure::Failure;
+use crate::actors::failure::{self, Failure};
 use crate::engine::{EngineError, Reach};
 
 /// Everything that can be wrong with a request or its fate, one row of the table each.
@@ -218,8 +218,7 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(after) = self.retry_after {
-            // Whole seconds, never 0: "at once" would invite a storm.
-            headers.insert(header::RETRY_AFTER, after.as_secs().max(1).into());
+            headers.insert(header::RETRY_AFTER, failure::seconds(after).into());
         }
         if self.problem == Problem::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

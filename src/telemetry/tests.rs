@@ -172,6 +172,7 @@ fn a_collector_that_is_silent_or_gone_costs_no_time() {
             serving = start.elapsed();
             ending = Instant::now();
         });
+        // All but those in the queue and under way, and those that another test still has there.
         let dropped = SPANS.dropped() - dropped;
         assert!(dropped > 10_000, "{dropped} of 20000 spans are said to be dropped");
         // 20,000 waits of any kind would take longer.

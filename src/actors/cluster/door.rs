@@ -136,8 +136,11 @@ async fn welcome(
 ) {
     let metrics = node.metrics.cluster();
     let from = tcp.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+    // Its port is another one each time.
+    let host = from.rsplit_once(':').map_or(&*from, |(host, _)| host);
     match transport.accept(tcp, |peer, purpose| door.judge(peer, purpose)).await {
         Ok(connection) => {
+            node.admit_node(host);
             let _ = cluster.cast(Msg::Connected(connection, Dialler::Peer)); // ending with it
         }
         Err(error) => {
@@ -146,7 +149,6 @@ async fn welcome(
             match turned {
                 Turned::Cookie | Turned::Protocol => {
                     warn!(from, %error, "turned a node away");
-                    let host = from.rsplit_once(':').map_or(&*from, |(host, _)| host);
                     node.refuse_node(host, error.to_string());
                 }
                 Turned::Unwanted | Turned::Stranger => debug!(from, %error, "turned away"),

@@ -6,6 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use ractor::ActorRef;
@@ -241,11 +242,12 @@ impl Steps {
         if !self.engine.has_work() {
             let unsent = self.streams.iter().any(Stream::has_unsent);
             let first = if unsent {
-                let wait = self.retry;
-                self.retry = (2 * wait).min(RETRY_STREAM[1]);
-                self.inbox.recv_timeout(wait).ok()
+                let command = self.inbox.recv_timeout(self.retry);
+                if let Err(RecvTimeoutError::Timeout) = command {
+                    self.retry = (2 * self.retry).min(RETRY_STREAM[1]);
+                }
+                command.ok()
             } else {
-                self.retry = RETRY_STREAM[0];
                 match self.inbox.recv() {
                     Ok(command) => Some(command),
                     Err(_) => return Flow::Stop,
@@ -424,6 +426,7 @@ impl Steps {
                     let news = stream.kv.as_mut().and_then(|kv| kv.take(self.index, cached));
                     stream.pending.kv = news.map(Box::new);
                     place.send(std::mem::take(&mut stream.pending));
+                    self.retry = RETRY_STREAM[0];
                 }
                 Err(TrySendError::Full(())) => {} // merged into the next frame
                 Err(TrySendError::Closed(())) => closed.push(stream.link),

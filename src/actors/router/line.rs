@@ -191,7 +191,7 @@ impl Line {
     }
 
     /// A link has room for so many legs, and on those ranks; `calls` counts its turns under way. Tells
-    /// those whose turn it is, at most [`CALLS`] at once.
+    /// those whose turn it is, not too many at once.
     pub fn call(self: &Arc<Self>, room: usize, calls: &Calls, has_room: impl Fn(Seat) -> bool) {
         let mut first = 0;
         if self.begun_waiting() > 0 {

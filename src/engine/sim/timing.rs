@@ -10,6 +10,9 @@ use serde::Deserialize;
 
 use crate::engine::model::Batch;
 
+/// No step takes longer: eleven days.
+const MOST_US: f64 = 1e12;
+
 /// The time a step takes; the default is as fast as possible.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timing {
@@ -89,7 +92,8 @@ impl Timing {
             Law::Formula(formula) => formula.us(work),
             Law::Table(table) => table.us(work),
         };
-        Duration::try_from_secs_f64(us / self.speedup / 1e6).unwrap_or_default()
+        let us = (us / self.speedup).min(MOST_US);
+        Duration::try_from_secs_f64(us / 1e6).unwrap_or_default()
     }
 
     /// Whether nothing takes any time.
@@ -218,8 +222,8 @@ fn rule_of(rows: &[f64], columns: &[f64], us: &[Vec<f64>]) -> Result<(), &'stati
     if us.len() != rows.len() || us.iter().any(|row| row.len() != columns.len()) {
         return Err("needs one list in us for each number of the first axis, as long as context");
     }
-    if us.iter().flatten().any(|us| !us.is_finite() || *us < 0.0) {
-        return Err("has a time in us that is no number from 0 on");
+    if !us.iter().flatten().all(|us| (0.0..=MOST_US).contains(us)) {
+        return Err("has a time in us that is no number from 0 to 1e12");
     }
     Ok(())
 }

@@ -313,6 +313,25 @@ def test_a_node_with_another_cookie_stays_outside(cluster):
     eventually("health says why", lambda: "cookie" in front.get("/health")[2])
     assert front.metric("cuelight_cluster_nodes") == 0.0
     assert "another cookie" not in stranger.log_text() + front.log_text()
+    stranger.crash()
+    cluster.worker("friend")
+    cluster.wait_for_ranks(front, 1)
+    eventually("health forgets it", lambda: "cookie" not in front.get("/health")[2])
+
+
+def test_a_node_may_be_front_end_and_worker_of_a_cluster_at_once(cluster):
+    both = cluster.add("both", ["frontend", "worker"], {"worker.model": "models/cuelight-tiny"}).wait_until_live()
+    other = cluster.worker("other")
+    cluster.wait_for_ranks(both, 2)
+    with client_of(both) as client:
+        expected, _ = ask(client)
+        for lost in (None, other):
+            if lost:
+                lost.crash()
+            for _ in range(4):
+                answer, _ = ask(client)
+                assert answer == expected
+    assert both.ranks_ready() == 1
 
 
 def test_too_many_legs_get_429_from_any_front_end_and_nothing_is_lost(cluster):

@@ -150,6 +150,11 @@ def test_a_checkpoint_that_does_not_load_in_time_ends_the_node_with_words(tmp_pa
     assert "worker.load_timeout_s" in done.stderr and "0.5 s" in done.stderr
 
 
+def test_faults_cannot_be_injected_unless_the_configuration_says_so(server):
+    answer = httpx.post(f"{server.origin}/debug/faults", json={"fault": "step_hangs", "ms": 1})
+    assert answer.status_code == 404 and answer.json()["error"]["code"] == "unknown_url", answer.text
+
+
 def test_a_node_with_clients_leaves_one_hung_engine_behind_and_ends_at_the_next(tmp_path):
     sets = {"faults.enabled": "true", "worker.step_timeout_s": "0.3", "supervision.restarts": 100}
     server = Server(tmp_path, sets).wait_until_ready()

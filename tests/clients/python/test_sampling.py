@@ -94,6 +94,8 @@ def test_ignore_eos_min_tokens_and_stop_token_ids(server, ask):
 
 
 def test_logprobs_are_those_of_the_text(ask):
+    most = ask(FRANCE, logprobs=True, top_logprobs=20).choices[0].logprobs.content
+    assert {len(row.top_logprobs) for row in most} == {20}
     answer = ask(FRANCE, logprobs=True, top_logprobs=5)
     rows = [row for row in answer.choices[0].logprobs.content if row.token != "<|im_end|>"]
     assert "".join(row.token for row in rows) == PARIS
