@@ -77,7 +77,7 @@ fn row(name: &str, times: &mut [f64], resolution: f64) -> Row {
     Row::of(what, value).at_most(p99, 20.0, "ms p99")
 }
 
-/// Clients of a second worker, which is killed: they leave in the next 4 ms, while their legs go to
+/// Clients of a second worker, which is killed: they leave in the next 8 ms, while their legs go to
 /// the first one.
 async fn migrating(
     scratch: &Scratch,
@@ -87,7 +87,7 @@ async fn migrating(
     clients: usize,
 ) -> Outcome<Row> {
     let (mut times, mut polls) = (Vec::new(), 0);
-    for client in 0..clients as u32 {
+    for client in 0..clients {
         let [listen] = free()?;
         let config = json!({
             "node": { "name": "second" },
@@ -101,7 +101,7 @@ async fn migrating(
         let asked = front.ask_of(rank, 7, 16, 400, &counts).await?;
         eventually("tokens", || counts.tokens() >= 3).await?;
         second.kill()?;
-        tokio::time::sleep(Duration::from_micros(500) * (client % 9)).await;
+        tokio::time::sleep(Duration::from_millis(client as u64 % 9)).await;
         let left = Instant::now();
         drop(asked);
         let (last, polled) = block_in_place(|| seen.last_seen(&[USED, WAITING], ARRIVES))?;
@@ -109,7 +109,7 @@ async fn migrating(
         polls += polled;
         eventually("loss", || front.ranks_ready() == 1).await?;
     }
-    let resolution = ARRIVES.as_secs_f64() * 1e3 * f64::from(clients as u32) / f64::from(polls);
+    let resolution = ARRIVES.as_secs_f64() * 1e3 * clients as f64 / f64::from(polls);
     Ok(row("migrating", &mut times, resolution))
 }
 
