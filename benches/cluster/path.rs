@@ -48,7 +48,7 @@ fn transport(node: NodeId, address: SocketAddr) -> Arc<Transport> {
         me,
         cookie: b"a secret of this benchmark".to_vec(),
         tls: None,
-        pulse: Pulse::new(Duration::from_secs(2), 16 << 20),
+        pulse: Pulse::new(Duration::from_secs(2), 16 << 20, Default::default()),
         handshake_timeout: Duration::from_secs(5),
     })
 }
@@ -150,7 +150,7 @@ pub(crate) async fn replay(address: SocketAddr) -> Outcome<()> {
         node,
         parent: CardId::TOP,
         connection,
-        pulse: transport.pulse,
+        pulse: transport.pulse.clone(),
         ranks: vec![of_rank],
         generation: Generation(1),
     };

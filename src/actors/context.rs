@@ -15,9 +15,6 @@ use crate::engine::faulty::FaultHandle;
 use crate::ids::{NodeId, WorkerId};
 use crate::metrics::Metrics;
 
-/// Nodes that cannot join and are remembered.
-const MOST_REFUSED: usize = 64;
-
 /// See the module's description.
 pub struct NodeContext {
     /// The first life of this node in this process; what runs here is named by it.
@@ -79,8 +76,9 @@ impl NodeContext {
 
     /// Notes that the node at this address cannot join, and why; for `/health`.
     pub(super) fn refuse_node(&self, address: &str, why: String) {
+        let most = self.config.cluster.as_ref().map_or(0, |cluster| cluster.max_refused);
         let mut refused = self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        if refused.len() >= MOST_REFUSED
+        if refused.len() >= most
             && !refused.contains_key(address)
             && let Some(oldest) = refused.iter().min_by_key(|(_, (_, at))| *at)
         {
@@ -88,12 +86,15 @@ impl NodeContext {
             refused.remove(&oldest);
         }
         refused.insert(address.to_string(), (why, Instant::now()));
+        self.metrics.cluster().refused.set(refused.len() as i64);
     }
 
     /// The node at this address has joined after all. Of several at one host each one that is refused
     /// tries again, and is noted again.
     pub(super) fn admit_node(&self, address: &str) {
-        self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+        let mut refused = self.refused_nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.remove(address);
+        self.metrics.cluster().refused.set(refused.len() as i64);
     }
 
     /// Nodes that cannot join, by address, and why.

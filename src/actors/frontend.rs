@@ -207,6 +207,7 @@ impl State {
         }
         let model = slot.up.model.clone();
         self.links.remove(worker);
+        self.card.count(1, self.links.len() as u64);
         self.tell_models_down(worker, model, up_to, why);
     }
 
@@ -240,6 +241,7 @@ impl State {
         self.refused.remove(&worker);
         self.unlink(&worker, up.generation, "a later generation is up".to_string());
         self.links.insert(worker.clone(), LinkSlot::new(up));
+        self.card.count(1, self.links.len() as u64);
         self.spawn(myself, Part::Link(worker)).await
     }
 
@@ -323,6 +325,11 @@ impl State {
         Some(delay)
     }
 
+    fn restarts(&self, part: &Part) {
+        self.shared.node.metrics.restarted(part.name());
+        self.card.add(0, 1);
+    }
+
     /// Schedules a restart, or fails so that the root decides.
     fn failed(
         &mut self,
@@ -333,7 +340,7 @@ impl State {
         let Some(part) = self.take_part(actor) else { return Ok(()) };
         if let Some(delay) = self.reconnect_delay(&part) {
             info!(part = part.name(), why = last, ?delay, "not linked; trying again");
-            self.shared.node.metrics.restarted(part.name());
+            self.restarts(&part);
             myself.send_after(delay, || Msg::Respawn(part));
             return Ok(());
         }
@@ -342,7 +349,7 @@ impl State {
         match budget.record(Instant::now()) {
             Verdict::After(delay) => {
                 warn!(part = part.name(), why = last, ?delay, "restarting");
-                self.shared.node.metrics.restarted(part.name());
+                self.restarts(&part);
                 myself.send_after(delay, || Msg::Respawn(part));
                 Ok(())
             }
@@ -371,7 +378,7 @@ impl Actor for FrontendActor {
             kind: "Frontend",
             name: args.shared.frontend_config().http.to_string(),
             generation: args.generation,
-            counters: &[],
+            counters: &["restarts", "workers"],
         };
         let card = args.shared.node.board.hang(args.parent, label, myself.get_cell());
         card.state("serving");

@@ -128,6 +128,18 @@ impl FrontendHandle {
         &self.shared.node.metrics
     }
 
+    /// All metrics, as [`Metrics::encode`] writes them, with what is only known when one asks.
+    pub fn encode_metrics(&self) -> String {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for model in self.models() {
+            let (usage, metrics) = (model.text.usage(), self.metrics().model(&model.name));
+            metrics.text.cached_words.set(gauge(usage.cached_words));
+            metrics.text.cached_bytes.set(gauge(usage.cached_bytes));
+            metrics.text.most_fuel.set(i64::try_from(usage.most_fuel).unwrap_or(i64::MAX));
+        }
+        self.metrics().encode()
+    }
+
     /// The node behind it.
     pub fn node(&self) -> &Arc<NodeContext> {
         &self.shared.node

@@ -251,6 +251,7 @@ impl State {
         }
         self.confirmed.insert(up.id.clone());
         self.remote.insert(up.id.clone(), up.clone());
+        self.card.count(1, self.remote.len() as u64);
         self.tell_frontend(frontend::Msg::WorkerUp(up));
     }
 
@@ -258,6 +259,7 @@ impl State {
         if self.remote.get(&worker).is_some_and(|up| up.generation <= generation) {
             self.remote.remove(&worker);
             self.confirmed.remove(&worker);
+            self.card.count(1, self.remote.len() as u64);
         }
         self.tell_frontend(frontend::Msg::WorkerDown { worker, generation, why });
     }
@@ -266,6 +268,7 @@ impl State {
     fn drop_unconfirmed(&mut self, unheard: &HashSet<WorkerId>) {
         let gone: Vec<_> = unheard.difference(&self.confirmed).cloned().collect();
         for worker in gone {
+            self.args.node.metrics.cluster().unconfirmed.inc();
             let why = "its node did not come back".to_string();
             self.remote_down(worker, Generation(u32::MAX), why);
         }
@@ -289,6 +292,11 @@ impl State {
         if let Some(frontend) = &self.frontend {
             let _ = frontend.cast(message); // being restarted, it will start from what is up then
         }
+    }
+
+    fn restarts(&self, part: Part) {
+        self.args.node.metrics.restarted(part.name());
+        self.card.add(0, 1);
     }
 
     fn take_part(&mut self, actor: ActorId) -> Option<Part> {
@@ -336,7 +344,7 @@ impl State {
                 self.args.node.config.cluster.as_ref().map(|cluster| cluster.confirm_timeout);
             myself.send_after(wait.unwrap_or_default(), move || Msg::Confirm(unheard));
             if std::mem::take(&mut self.renewing) {
-                self.args.node.metrics.restarted(part.name());
+                self.restarts(part);
                 let _ = myself.cast(Msg::Respawn(part)); // ending
                 return Ok(());
             }
@@ -366,7 +374,7 @@ impl State {
         match verdict {
             Verdict::After(delay) => {
                 warn!(part = part.name(), why, ?delay, "lost, restarting");
-                self.args.node.metrics.restarted(part.name());
+                self.restarts(part);
                 myself.send_after(delay, move || Msg::Respawn(part));
                 Ok(())
             }
@@ -396,7 +404,7 @@ impl Actor for NodeRoot {
             kind: "NodeRoot",
             name: args.node.config.node.name.clone(),
             generation: 1,
-            counters: &[],
+            counters: &["restarts", "remote_workers"],
         };
         let card = args.node.board.hang(CardId::TOP, label, myself.get_cell());
         card.state("running");

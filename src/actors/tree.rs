@@ -189,6 +189,11 @@ impl Card {
         Counters(self.shown.clone())
     }
 
+    /// Adds to the counter with this index in [`Label::counters`].
+    pub fn add(&self, counter: usize, more: u64) {
+        self.shown.counters[counter].fetch_add(more, Ordering::Relaxed);
+    }
+
     /// Sets the counter with this index in [`Label::counters`].
     pub fn count(&self, counter: usize, value: u64) {
         self.shown.counters[counter].store(value, Ordering::Relaxed);

@@ -27,6 +27,7 @@ pub(super) fn cluster(values: &mut Values) -> Cluster {
         confirm_timeout: values.time("cluster.confirm_timeout_s"),
         handshake_timeout: values.time("cluster.handshake_timeout_s"),
         max_handshakes: values.size("cluster.max_handshakes"),
+        max_refused: values.size("cluster.max_refused"),
         max_frame: values.size("cluster.max_frame_bytes"),
         redial: redial(values),
         tls: tls(values),

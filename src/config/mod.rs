@@ -344,6 +344,8 @@ pub struct Cluster {
     pub handshake_timeout: Duration,
     /// `cluster.max_handshakes`: connections that have not proved who they are. Default 64.
     pub max_handshakes: usize,
+    /// `cluster.max_refused`: nodes that cannot join and are shown in `/health`. Default 64.
+    pub max_refused: usize,
     /// `cluster.max_frame_bytes`: largest message between nodes. Default 16 MiB.
     pub max_frame: usize,
     /// `cluster.redial_ms` and `cluster.redial_max_ms`. Default 50 ms to 1 s.

@@ -70,7 +70,11 @@ fn worker_health(up: bool, draining: bool) -> (StatusCode, serde_json::Value) {
 }
 
 async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
-    info::text_response(admin.node.metrics.encode(), metrics::CONTENT_TYPE)
+    let text = match &admin.frontend {
+        Some(handle) => handle.encode_metrics(),
+        None => admin.node.metrics.encode(),
+    };
+    info::text_response(text, metrics::CONTENT_TYPE)
 }
 
 async fn tree(

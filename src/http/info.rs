@@ -116,7 +116,7 @@ fn percent_decoded(text: &str) -> String {
 
 /// `GET /metrics`
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    text_response(app.handle.metrics().encode(), metrics::CONTENT_TYPE)
+    text_response(app.handle.encode_metrics(), metrics::CONTENT_TYPE)
 }
 
 /// `GET /openapi.json`

@@ -29,7 +29,7 @@ pub use cluster::ClusterMetrics;
 pub use histogram::{Histogram, Seconds, Tokens, Unit};
 pub use labels::{Cancellation, Counters, LabelValue, Migration, Outcome, Refusal, Turned};
 pub use mailbox::{Depth, Mailboxes, Queued};
-pub use model::ModelMetrics;
+pub use model::{ModelMetrics, TextMetrics};
 pub use router::RouterMetrics;
 pub use spans::{SPANS, SpanCounts};
 pub use worker::WorkerMetrics;

@@ -3,6 +3,7 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::Adder;
 use super::histogram::{Histogram, Seconds, Tokens};
@@ -46,6 +47,9 @@ const TOKENS: &[u64] = &[
     0, 1, 4, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536, 131_072,
 ];
 
+/// Bounds in choices.
+const CHOICES: &[u64] = &[1, 2, 4, 8, 16, 32, 64, 128, 256, 1_024, 65_535];
+
 /// Handles of one model's series.
 #[derive(Debug)]
 pub struct ModelMetrics {
@@ -63,6 +67,12 @@ pub struct ModelMetrics {
     pub request_output_tokens: Histogram<Tokens>,
     /// Prompt tokens of each request that were found in the prefix cache.
     pub request_cached_tokens: Histogram<Tokens>,
+    /// Choices of each request.
+    pub request_choices: Histogram<Tokens>,
+    /// Requests that wait for a rank to come up or to have room, not in line.
+    pub without_rank: Gauge,
+    /// What its tokenizer and chat template take.
+    pub text: TextMetrics,
     /// Requests that ended.
     pub requests: Counters<Outcome>,
     /// Requests that were cancelled.
@@ -75,6 +85,17 @@ pub struct ModelMetrics {
     pub output_tokens: Counter,
     /// Prompt tokens found in the prefix cache.
     pub cached_tokens: Counter,
+}
+
+/// What a tokenizer and a chat template take; brought up to date before it is read.
+#[derive(Debug)]
+pub struct TextMetrics {
+    /// Words whose tokens are kept.
+    pub cached_words: Gauge,
+    /// Bytes of parts of prompts that are kept with their tokens.
+    pub cached_bytes: Gauge,
+    /// Most instructions that a rendering of the chat template took.
+    pub most_fuel: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -103,6 +124,11 @@ pub(super) struct Families {
     request_prompt_tokens: Family<Labels, Histogram<Tokens>>,
     request_output_tokens: Family<Labels, Histogram<Tokens>>,
     request_cached_tokens: Family<Labels, Histogram<Tokens>>,
+    request_choices: Family<Labels, Histogram<Tokens>>,
+    without_rank: Family<Labels, Gauge>,
+    cached_words: Family<Labels, Gauge>,
+    cached_bytes: Family<Labels, Gauge>,
+    most_fuel: Family<Labels, Gauge>,
     requests: Family<OutcomeLabels, Counter>,
     cancellations: Family<ReasonLabels, Counter>,
     migrations: Family<ReasonLabels, Counter>,
@@ -150,6 +176,22 @@ impl Families {
                 "Prompt tokens of a request that were found in the prefix cache",
                 tokens,
             ),
+            request_choices: add
+                .histogram("request_choices", "Choices of a request", || Histogram::new(CHOICES)),
+            without_rank: add.family(
+                "requests_without_rank",
+                "Requests that wait for a rank to come up or to have room, not in line",
+            ),
+            cached_words: add
+                .family("tokenizer_cached_words", "Words whose tokens the tokenizer keeps"),
+            cached_bytes: add.family(
+                "tokenizer_cached_bytes",
+                "Bytes of parts of prompts that are kept with their tokens",
+            ),
+            most_fuel: add.family(
+                "chat_template_most_fuel",
+                "Most instructions that a rendering of the chat template took",
+            ),
             requests: add.family("requests", "Requests that ended, by outcome"),
             cancellations: add.family("cancellations", "Requests that were cancelled, by reason"),
             migrations: add.family("migrations", "Choices that were placed again, by reason"),
@@ -171,6 +213,13 @@ impl Families {
             request_prompt_tokens: self.request_prompt_tokens.get_or_create_owned(&labels),
             request_output_tokens: self.request_output_tokens.get_or_create_owned(&labels),
             request_cached_tokens: self.request_cached_tokens.get_or_create_owned(&labels),
+            request_choices: self.request_choices.get_or_create_owned(&labels),
+            without_rank: self.without_rank.get_or_create_owned(&labels),
+            text: TextMetrics {
+                cached_words: self.cached_words.get_or_create_owned(&labels),
+                cached_bytes: self.cached_bytes.get_or_create_owned(&labels),
+                most_fuel: self.most_fuel.get_or_create_owned(&labels),
+            },
             requests: Counters::new(&self.requests, outcome),
             cancellations: Counters::new(&self.cancellations, reason),
             migrations: Counters::new(&self.migrations, reason),

@@ -48,6 +48,11 @@ impl Collector for Process {
             let open = open.count().saturating_sub(1);
             gauge(&mut encoder, "open_fds", "Open file descriptors.", open as f64)?;
         }
+        if let Some(overflows) = listen_overflows() {
+            let help = "Connections that the kernel dropped because a backlog was full, of all \
+                        processes in this network namespace.";
+            counter(&mut encoder, "network_listen_overflows", help, overflows)?;
+        }
         if let Some(limit) = fd_limit() {
             gauge(&mut encoder, "max_fds", "Most file descriptors that may be open.", limit)?;
         }
@@ -93,6 +98,14 @@ fn parse(stat: &str, status: &str, boot: &str) -> Option<Reading> {
     })
 }
 
+/// Two lines for each group: names, then values.
+fn listen_overflows() -> Option<f64> {
+    let netstat = fs::read_to_string("/proc/self/net/netstat").ok()?;
+    let mut lines = netstat.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = (lines.next()?.split_whitespace(), lines.next()?.split_whitespace());
+    names.zip(values).find(|(name, _)| *name == "ListenOverflows")?.1.parse().ok()
+}
+
 fn fd_limit() -> Option<f64> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -130,5 +143,6 @@ mod tests {
         let reading = read().unwrap();
         assert!(reading.resident_bytes > 0 && reading.threads > 0, "{reading:?}");
         assert!(fd_limit().unwrap() > 0.0);
+        assert!(listen_overflows().unwrap() >= 0.0);
     }
 }

@@ -11,6 +11,22 @@ use super::histogram::{Histogram, Seconds};
 /// Bounds in microseconds: 1 µs to 10 ms.
 const DECISION: &[u64] = &[1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
 
+/// Bounds in microseconds: 1 ms to 10 min.
+const WAIT: &[u64] = &[
+    1_000,
+    5_000,
+    10_000,
+    50_000,
+    100_000,
+    500_000,
+    1_000_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    600_000_000,
+];
+
 /// Handles of one model's series.
 #[derive(Debug)]
 pub struct RouterMetrics {
@@ -22,6 +38,8 @@ pub struct RouterMetrics {
     pub predicted_blocks: Gauge,
     /// Requests that wait for a rank with room.
     pub queue: Gauge,
+    /// How long requests stood in line, until their turn or in vain.
+    pub queue_wait: Histogram<Seconds>,
     /// Sessions that are remembered.
     pub sessions: Gauge,
     /// Full blocks of all legs that were routed by prefix.
@@ -43,6 +61,7 @@ pub(super) struct Families {
     blocks: Family<Labels, Gauge>,
     predicted_blocks: Family<Labels, Gauge>,
     queue: Family<Labels, Gauge>,
+    queue_wait: Family<Labels, Histogram<Seconds>>,
     sessions: Family<Labels, Gauge>,
     blocks_asked: Family<Labels, Counter>,
     blocks_expected: Family<Labels, Counter>,
@@ -61,6 +80,11 @@ impl Families {
             predicted_blocks: add
                 .family("router_predicted_blocks", "KV blocks that are guessed to be cached"),
             queue: add.family("router_queue", "Requests that wait for a rank with room"),
+            queue_wait: add.histogram(
+                "router_queue_seconds",
+                "Time that requests stood in line, until their turn or in vain",
+                || Histogram::new(WAIT),
+            ),
             sessions: add.family("router_sessions", "Sessions whose rank is remembered"),
             blocks_asked: add
                 .family("router_blocks_asked", "Full KV blocks of all legs routed by prefix"),
@@ -79,6 +103,7 @@ impl Families {
             blocks: self.blocks.get_or_create_owned(&labels),
             predicted_blocks: self.predicted_blocks.get_or_create_owned(&labels),
             queue: self.queue.get_or_create_owned(&labels),
+            queue_wait: self.queue_wait.get_or_create_owned(&labels),
             sessions: self.sessions.get_or_create_owned(&labels),
             blocks_asked: self.blocks_asked.get_or_create_owned(&labels),
             blocks_expected: self.blocks_expected.get_or_create_owned(&labels),

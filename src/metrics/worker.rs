@@ -1,12 +1,14 @@
 //! What is counted for each rank of each worker.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::Adder;
-use super::histogram::{Histogram, Seconds};
+use super::histogram::{Histogram, Seconds, Tokens};
 use crate::engine::Load;
 use crate::ids::{Generation, RankIndex};
 
@@ -15,6 +17,10 @@ const STEP: &[u64] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 5_000_000, 20_000_000, 60_000_000,
 ];
+
+/// Bounds in tokens.
+const STEP_TOKENS: &[u64] =
+    &[1, 4, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 65_536];
 
 /// Handles of one rank's series.
 #[derive(Debug)]
@@ -35,6 +41,12 @@ pub struct WorkerMetrics {
     pub steps: Counter,
     /// Time of each step.
     pub step: Histogram<Seconds>,
+    /// Prompt and output tokens of each step.
+    pub step_tokens: Histogram<Tokens>,
+    /// Time that loading took the last time, in seconds.
+    pub load_seconds: Gauge<f64, AtomicU64>,
+    /// Steps whose news had to wait because a token stream was full.
+    pub stream_full: Counter,
     /// Legs put back into the queue because blocks ran out.
     pub preemptions: Counter,
     /// Engines lost.
@@ -79,6 +91,9 @@ pub(super) struct Families {
     generation: Family<Labels, Gauge>,
     steps: Family<Labels, Counter>,
     step: Family<Labels, Histogram<Seconds>>,
+    step_tokens: Family<Labels, Histogram<Tokens>>,
+    load_seconds: Family<Labels, Gauge<f64, AtomicU64>>,
+    stream_full: Family<Labels, Counter>,
     preemptions: Family<Labels, Counter>,
     engine_failures: Family<Labels, Counter>,
     kv_snapshots: Family<Labels, Counter>,
@@ -97,6 +112,16 @@ impl Families {
             generation: add.family("generation", "How often the worker was started"),
             steps: add.family("steps", "Steps of the engine"),
             step: add.histogram("step_seconds", "Time of one step", || Histogram::new(STEP)),
+            step_tokens: add.histogram(
+                "step_tokens",
+                "Prompt and output tokens of one step",
+                || Histogram::new(STEP_TOKENS),
+            ),
+            load_seconds: add.family("load_seconds", "Time that loading took the last time"),
+            stream_full: add.family(
+                "stream_full",
+                "Steps whose news had to wait because a token stream was full",
+            ),
             preemptions: add
                 .family("preemptions", "Legs put back into the queue because blocks ran out"),
             engine_failures: add.family("engine_failures", "Engines lost"),
@@ -120,6 +145,9 @@ impl Families {
             generation: self.generation.get_or_create_owned(&labels),
             steps: self.steps.get_or_create_owned(&labels),
             step: self.step.get_or_create_owned(&labels),
+            step_tokens: self.step_tokens.get_or_create_owned(&labels),
+            load_seconds: self.load_seconds.get_or_create_owned(&labels),
+            stream_full: self.stream_full.get_or_create_owned(&labels),
             preemptions: self.preemptions.get_or_create_owned(&labels),
             engine_failures: self.engine_failures.get_or_create_owned(&labels),
             kv_snapshots: self.kv_snapshots.get_or_create_owned(&labels),

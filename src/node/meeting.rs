@@ -42,7 +42,11 @@ pub(super) fn prepare(node: &NodeContext) -> Result<Option<ClusterSpec>, StartEr
         me,
         cookie: config.cookie.clone().into_bytes(),
         tls: config.tls.as_ref().map(tls).transpose().map_err(StartError::ClusterTls)?,
-        pulse: Pulse::new(config.failure_detection, config.max_frame),
+        pulse: Pulse::new(
+            config.failure_detection,
+            config.max_frame,
+            node.metrics.cluster().largest_frame.clone(),
+        ),
         handshake_timeout: config.handshake_timeout,
     };
     Ok(Some(ClusterSpec { transport: Arc::new(transport), listener: Arc::new(listener) }))

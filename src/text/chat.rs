@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
@@ -46,6 +47,8 @@ pub(super) struct ChatTemplates {
     tool_use: Option<Template>,
     special_tokens: Map<String, Json>,
     fuel: u64,
+    /// Most of it that one rendering took.
+    most_fuel: AtomicU64,
 }
 
 struct Template {
@@ -85,7 +88,8 @@ impl ChatTemplates {
         let tool_use =
             config.templates.tool_use.as_deref().map(|text| add("tool_use", text)).transpose()?;
         let special_tokens = config.special_tokens.clone();
-        Ok(Some(Self { env, default, tool_use, special_tokens, fuel }))
+        let most_fuel = AtomicU64::new(0);
+        Ok(Some(Self { env, default, tool_use, special_tokens, fuel, most_fuel }))
     }
 
     pub(super) fn render(&self, input: &ChatTemplateInput<'_>) -> Result<String, TextError> {
@@ -105,12 +109,21 @@ impl ChatTemplates {
         context.push(("documents", Value::from(Serde(input.documents))));
         context.push(("add_generation_prompt", input.add_generation_prompt.into()));
         context.push(("continue_final_message", input.continue_final_message.into()));
-        let prompt = self
+        let rendered = self
             .env
             .get_template(template.name)
-            .and_then(|template| template.render(Value::from_pairs(context)))
+            .and_then(|template| template.render_captured(Value::from_pairs(context)))
             .map_err(|error| self.failure(&error))?;
+        if let Some((used, _)) = rendered.state().fuel_levels() {
+            self.most_fuel.fetch_max(used, Ordering::Relaxed);
+        }
+        let prompt = rendered.into_output();
         if input.continue_final_message { without_end(prompt, input.messages) } else { Ok(prompt) }
+    }
+
+    /// Most fuel that one rendering took.
+    pub(super) fn most_fuel(&self) -> u64 {
+        self.most_fuel.load(Ordering::Relaxed)
     }
 
     fn failure(&self, error: &Error) -> TextError {
@@ -122,6 +135,7 @@ impl ChatTemplates {
             source = cause.source();
         }
         if error.kind() == ErrorKind::OutOfFuel {
+            self.most_fuel.fetch_max(self.fuel, Ordering::Relaxed);
             return TextError::TemplateTooCostly { limit: self.fuel };
         }
         TextError::TemplateFailed { detail: describe(error) }

@@ -89,6 +89,11 @@ impl Encoder {
         equal.then_some(encoder)
     }
 
+    /// Words, and bytes of chunks, that are kept.
+    pub(super) fn cached(&self) -> (usize, usize) {
+        (self.words.len(), self.chunks.bytes())
+    }
+
     fn is_right(&self, tokenizer: &Tokenizer, text: &str) -> bool {
         [false, true].into_iter().all(|add_special| {
             let mut tokens = Vec::new();

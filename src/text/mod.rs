@@ -27,6 +27,6 @@ mod testing;
 pub use chat::ChatTemplateInput;
 pub use detokenize::Detokenizer;
 pub use error::TextError;
-pub use model::{TextLimits, TextModel};
+pub use model::{TextLimits, TextModel, TextUsage};
 pub use output::OutputText;
 pub use stop::{StopScanner, StopStrings};

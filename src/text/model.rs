@@ -38,6 +38,17 @@ impl Default for TextLimits {
     }
 }
 
+/// How much of some [`TextLimits`] is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TextUsage {
+    /// Words whose tokens are kept.
+    pub cached_words: usize,
+    /// Bytes of parts of texts that are kept with their tokens.
+    pub cached_bytes: usize,
+    /// Most fuel that one rendering of the chat template took.
+    pub most_fuel: u64,
+}
+
 /// What turns text into tokens and back for one model. Constant and shared: no method locks.
 pub struct TextModel {
     pub(super) tokenizer: Tokenizer,
@@ -133,6 +144,14 @@ impl TextModel {
     /// [`TextError::BadStop`] for more than [`TextLimits::stop_strings`] or an empty one.
     pub fn stop_strings(&self, stops: &[String]) -> Result<StopStrings, TextError> {
         StopStrings::new(stops, self.limits.stop_strings)
+    }
+
+    /// How much of the limits is used.
+    pub fn usage(&self) -> TextUsage {
+        let (cached_words, cached_bytes) =
+            self.encoder.as_ref().map_or((0, 0), |encoder| encoder.cached());
+        let most_fuel = self.chat.as_ref().map_or(0, ChatTemplates::most_fuel);
+        TextUsage { cached_words, cached_bytes, most_fuel }
     }
 
     /// Whether [`Self::render_chat`] has a template.

@@ -173,7 +173,7 @@ fn transport(cookie: &str, name: String) -> Transport {
         me: Identity { node, address, build: "test".into() },
         cookie: cookie.as_bytes().to_vec(),
         tls: None,
-        pulse: Pulse::new(Duration::from_secs(2), 1 << 20),
+        pulse: Pulse::new(Duration::from_secs(2), 1 << 20, Default::default()),
         handshake_timeout: Duration::from_secs(5),
     }
 }

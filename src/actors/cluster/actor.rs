@@ -129,7 +129,7 @@ impl State {
                 let args = frontend_link::Args {
                     node: self.args.node.clone(),
                     parent: self.card.id(),
-                    pulse: self.args.transport.pulse,
+                    pulse: self.args.transport.pulse.clone(),
                     generation,
                     ranks,
                     connection,
@@ -169,7 +169,7 @@ impl State {
             None => {}
         }
         info!(peer = %node, address, "connected");
-        let (end, work) = pipe::lay(connection, self.args.transport.pulse);
+        let (end, work) = pipe::lay(connection, self.args.transport.pulse.clone());
         let is_server = dialler == Dialler::Peer;
         let stream = Box::new(end);
         self.server.cast(NodeServerMessage::ConnectionOpenedExternal { stream, is_server })?;
@@ -325,7 +325,7 @@ impl State {
     }
 
     fn trees(&self, reply: RpcReplyPort<Vec<Snapshot>>) {
-        let wait = self.config.tree_timeout;
+        let (wait, metrics) = (self.config.tree_timeout, self.metrics.clone());
         let controls: Vec<_> =
             self.sessions.values().filter_map(|session| session.control.clone()).collect();
         tokio::spawn(async move {
@@ -334,7 +334,11 @@ impl State {
             let asked: Vec<_> = asked.collect();
             let mut trees = Vec::new();
             for tree in asked {
-                trees.extend(tree.await.ok().flatten());
+                let tree = tree.await.ok().flatten();
+                if tree.is_none() {
+                    metrics.trees_missed.inc();
+                }
+                trees.extend(tree);
             }
             trees.sort_by(|a: &Snapshot, b: &Snapshot| a.name.cmp(&b.name));
             let _ = reply.send(trees); // asked too long ago

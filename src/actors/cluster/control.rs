@@ -100,7 +100,7 @@ pub struct Args {
 /// A `NodeControl`'s memory.
 pub struct State {
     args: Args,
-    _card: Card,
+    card: Card,
 }
 
 /// See the module's description.
@@ -116,12 +116,16 @@ impl Actor for NodeControl {
         myself: ActorRef<Msg>,
         args: Args,
     ) -> Result<State, ActorProcessingErr> {
-        let label =
-            Label { kind: "NodeControl", name: args.me.to_string(), generation: 1, counters: &[] };
+        let label = Label {
+            kind: "NodeControl",
+            name: args.me.to_string(),
+            generation: 1,
+            counters: &["cards", "trees"],
+        };
         let card = args.node.board.hang(args.parent, label, myself.get_cell());
         pg::join(group(&args.me), vec![myself.get_cell()]);
         card.state("listening");
-        Ok(State { args, _card: card })
+        Ok(State { args, card })
     }
 
     async fn handle(
@@ -132,11 +136,15 @@ impl Actor for NodeControl {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             Msg::Card(card) => match card.open() {
-                Ok(card) => state.args.cluster.cast(super::Msg::Card(card))?,
+                Ok(card) => {
+                    state.card.add(0, 1);
+                    state.args.cluster.cast(super::Msg::Card(card))?;
+                }
                 Err(error) => warn!(%error, "a node's card cannot be read"),
             },
             Msg::Tree(reply) => {
                 if let Some(tree) = state.args.node.board.snapshot() {
+                    state.card.add(1, 1);
                     let _ = reply.send(Wire::seal(&tree)); // asked too long ago
                 }
             }

@@ -95,7 +95,7 @@ impl Actor for FrontendLink {
             return Err("the worker has ended".into());
         }
         let (read, write) = tokio::io::split(connection.io);
-        let reader = Reader::new(read, pulse);
+        let reader = Reader::new(read, pulse.clone());
         let (news, told) = mpsc::channel(1);
         let counters = card.counters();
         let writing = write_down(write, stream, told, pulse, counters.clone());

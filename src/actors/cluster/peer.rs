@@ -67,6 +67,11 @@ impl State {
         }
     }
 
+    fn failed(&mut self) {
+        self.attempts += 1;
+        self.card.add(1, 1);
+    }
+
     fn look(&mut self, myself: &ActorRef<Msg>) {
         if self.dialling {
             return;
@@ -97,6 +102,7 @@ impl State {
             Ok(connection) => {
                 debug!(peer = %connection.peer.node, address, "reached");
                 self.attempts = 0;
+                self.card.add(0, 1);
                 self.reached = Some(connection.peer.node.clone());
                 let message = super::Msg::Connected(connection, Dialler::Me);
                 let _ = self.args.cluster.cast(message); // ending with it
@@ -113,7 +119,7 @@ impl State {
                     self.args.node.refuse_node(address, why);
                 }
                 self.reached = Some(node);
-                self.attempts += 1;
+                self.failed();
             }
             Err(error) => {
                 // Once loudly, then as a reminder: a node that is away stays away for a while.
@@ -127,7 +133,7 @@ impl State {
                     self.args.node.refuse_node(address, error.to_string());
                 }
                 self.card.state("waiting to dial");
-                self.attempts += 1;
+                self.failed();
             }
         }
         self.look_after(myself, backoff(self.attempts, &self.args.redial));
@@ -148,8 +154,12 @@ impl Actor for PeerLink {
         myself: ActorRef<Msg>,
         args: Args,
     ) -> Result<State, ActorProcessingErr> {
-        let label =
-            Label { kind: "PeerLink", name: args.address.clone(), generation: 1, counters: &[] };
+        let label = Label {
+            kind: "PeerLink",
+            name: args.address.clone(),
+            generation: 1,
+            counters: &["reached", "failed"],
+        };
         let card = args.node.board.hang(args.parent, label, myself.get_cell());
         myself.cast(Msg::Look)?;
         Ok(State { args, attempts: 0, reached: None, dialling: false, timer: None, card })

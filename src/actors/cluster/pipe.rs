@@ -42,7 +42,7 @@ pub(super) fn lay(
     let (from_session, to_session) = tokio::io::split(ours);
     let work = async move {
         tokio::select! {
-            why = outward(from_session, Writer::new(write), pulse) => why,
+            why = outward(from_session, Writer::new(write), pulse.clone()) => why,
             why = inward(Reader::new(read, pulse), to_session) => why,
         }
     };

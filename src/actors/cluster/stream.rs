@@ -154,8 +154,8 @@ impl RemoteWorker {
         };
         let (read, write) = tokio::io::split(connection.io);
         let (to, queue) = mpsc::channel(room);
-        let reader = Reader::new(read, self.transport.pulse);
-        let writer = Task::spawn(write_up(write, queue, self.transport.pulse));
+        let reader = Reader::new(read, self.transport.pulse.clone());
+        let writer = Task::spawn(write_up(write, queue, self.transport.pulse.clone()));
         Ok((
             ToWorker { queue: to, depth: self.depth.clone() },
             FromWorker { reader, _writer: writer },

@@ -5,10 +5,12 @@
 //! whatever the kernel thinks of it.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use bytes::{Buf, Bytes, BytesMut};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes before each frame: its length, little-endian.
@@ -23,7 +25,7 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// How a connection is watched, and how large its frames may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Pulse {
     /// Something is sent at least this often.
     pub beat: Duration,
@@ -33,15 +35,17 @@ pub struct Pulse {
     pub max_frame: usize,
     /// What beats are counted from.
     epoch: tokio::time::Instant,
+    /// Bytes of the largest frame that came, over all connections.
+    largest: Gauge,
 }
 
 impl Pulse {
     /// Notices a silent peer within `detection`: the last beat before the silence may be one beat
     /// old, and an eighth is left for telling everyone.
-    pub fn new(detection: Duration, max_frame: usize) -> Self {
+    pub fn new(detection: Duration, max_frame: usize, largest: Gauge) -> Self {
         let beat = (detection / 8).min(Duration::from_millis(250));
         let epoch = tokio::time::Instant::now();
-        Self { beat, idle: detection - detection / 8, max_frame, epoch }
+        Self { beat, idle: detection - detection / 8, max_frame, epoch, largest }
     }
 
     /// When the next beat is due, at most one beat from now. All connections of a node beat
@@ -124,6 +128,9 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     fn split(&mut self) -> Result<Option<Bytes>, ReadError> {
         while let Some(header) = self.buffer.first_chunk::<HEADER>() {
             let (bytes, limit) = (u32::from_le_bytes(*header) as usize, self.pulse.max_frame);
+            if bytes as i64 > self.pulse.largest.get() {
+                self.pulse.largest.inner().fetch_max(bytes as i64, Ordering::Relaxed);
+            }
             if bytes > limit {
                 return Err(ReadError::TooLarge { bytes, limit });
             }
@@ -246,7 +253,7 @@ mod tests {
     use super::*;
 
     fn pulse(ms: u64) -> Pulse {
-        Pulse::new(Duration::from_millis(ms), 1000)
+        Pulse::new(Duration::from_millis(ms), 1000, Gauge::default())
     }
 
     #[tokio::test]

@@ -38,12 +38,14 @@ impl Sequence {
             kind: "Sequence",
             name: id.to_string(),
             generation: u32::from(id.attempt) + 1,
-            counters: &[],
+            counters: &["prompt_tokens", "max_tokens"],
         };
         let rank = rank.clone();
         let kill = move || drop(rank.cast(Msg::Kill { leg: id })); // with its rank it is gone too
         let card = board.hang(parent, label, Bearer::Part(Arc::new(kill)));
         card.state("admitted");
+        card.count(0, leg.prompt_len as u64);
+        card.count(1, leg.max_tokens.into());
         commands.send(Command::Admit { leg, link });
         Self { leg: id, link, commands, _card: card }
     }

@@ -83,7 +83,9 @@ impl Thread {
         let (launch, progress) = (args.launch.clone(), args.progress.clone());
         std::thread::Builder::new().name(format!("rank-{name}")).spawn(move || {
             progress.turn();
+            let began = Instant::now();
             let loaded = load(&launch, index);
+            metrics.load_seconds.set(began.elapsed().as_secs_f64());
             progress.turn();
             let end = match loaded {
                 Ok(engine) => {
@@ -348,6 +350,7 @@ impl Steps {
         done.unwrap_or_else(|panic| Err(panicked("step", &*panic)))?;
         self.shows.metrics.steps.inc();
         self.shows.metrics.step.observe(began.elapsed());
+        self.shows.metrics.step_tokens.observe(self.step.computed_tokens as u64);
         self.show_load();
         self.shows.counters.add(1, 1);
         self.shows.counters.add(2, self.step.tokens.len() as u64);
@@ -428,7 +431,8 @@ impl Steps {
                     place.send(std::mem::take(&mut stream.pending));
                     self.retry = RETRY_STREAM[0];
                 }
-                Err(TrySendError::Full(())) => {} // merged into the next frame
+                // Merged into the next frame.
+                Err(TrySendError::Full(())) => drop(self.shows.metrics.stream_full.inc()),
                 Err(TrySendError::Closed(())) => closed.push(stream.link),
             }
         }

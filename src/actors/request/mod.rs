@@ -148,12 +148,15 @@ impl State {
         let span =
             info_span!("request", %id, public_id = %request.public_id, model = %request.model.name);
         let request = *request;
+        let (choices, metrics) =
+            (Choice::all_of(&request), shared.node.metrics.model(&request.model.name));
+        metrics.request_choices.observe(choices.len() as u64);
         let now = Instant::now();
         Self {
-            choices: Choice::all_of(&request),
+            choices,
             accepted: false,
             limits: shared.frontend_config(),
-            metrics: shared.node.metrics.model(&request.model.name),
+            metrics,
             legs: Legs::new(shared, id, &request),
             reply: request.reply,
             came: Came::default(),

@@ -13,12 +13,13 @@ use super::{Flow, Msg, State};
 use crate::actors::failure::Failure;
 use crate::actors::requests;
 use crate::actors::router::{Begun, Place, Turn};
+use crate::metrics::ModelMetrics;
 
 /// How a request waits for a rank.
 #[derive(Default)]
 pub(super) struct Wait {
     /// Since when there has been none for one of its choices.
-    since: Option<Instant>,
+    since: Option<WithoutRank>,
     /// It has begun, and waits for room.
     first: Option<Begun>,
     /// `Requests` tells it when to try again.
@@ -27,6 +28,25 @@ pub(super) struct Wait {
     in_line: Option<Place>,
     /// Its turn has come, and no rank has taken it yet.
     turn: Option<Turn>,
+}
+
+/// A request has had no rank for so long; counted until this is dropped.
+struct WithoutRank {
+    since: Instant,
+    metrics: Arc<ModelMetrics>,
+}
+
+impl WithoutRank {
+    fn now(metrics: &Arc<ModelMetrics>) -> Self {
+        metrics.without_rank.inc();
+        Self { since: Instant::now(), metrics: metrics.clone() }
+    }
+}
+
+impl Drop for WithoutRank {
+    fn drop(&mut self) {
+        self.metrics.without_rank.dec();
+    }
 }
 
 impl Wait {
@@ -134,7 +154,7 @@ impl State {
             }
             _ => wait.first = None,
         }
-        let since = *wait.since.get_or_insert_with(Instant::now);
+        let since = wait.since.get_or_insert_with(|| WithoutRank::now(&self.metrics)).since;
         let longest = match lost_its_leg {
             true => self.limits.no_rank_wait,
             // It might as well stand in line.

@@ -208,6 +208,7 @@ impl Line {
             let Some((ticket, claim, since, who)) = self.change(|queue| queue.pop(can)) else {
                 return;
             };
+            self.metrics.queue_wait.observe(since.elapsed());
             let turn = Turn { ticket, claim, since };
             let called = Called::new([&self.called, calls]);
             // It has ended meanwhile: the next one's turn comes with the next call.
@@ -225,6 +226,7 @@ impl Line {
             queue.expire(self.wait, now)
         });
         for who in late {
+            self.metrics.queue_wait.observe(self.wait);
             let _ = who.request.cast(request::Msg::WaitedTooLong); // it has ended: as good
         }
     }

@@ -47,12 +47,21 @@ pub(super) const KEYS: &[Key] = &[
     .metric("cuelight_cluster_turned_away_total")
     .limit(|c| cluster(c, |n| n.max_handshakes as f64)),
     Key::new(
+        "cluster.max_refused",
+        whole(1, 65_536),
+        Is("64"),
+        "nodes that cannot join and are shown in `/health`; with more the oldest are forgotten",
+    )
+    .metric("cuelight_cluster_refused")
+    .limit(|c| cluster(c, |n| n.max_refused as f64)),
+    Key::new(
         "cluster.max_frame_bytes",
         whole(65_536, 1 << 30),
         Is("16777216"),
         "largest message between nodes; a longer one ends the connection",
     )
     .advice("16777216 is 16 MiB")
+    .metric("cuelight_cluster_largest_frame_bytes")
     .limit(|c| cluster(c, |n| n.max_frame as f64)),
     Key::new(
         "cluster.tree_timeout_ms",
@@ -60,6 +69,7 @@ pub(super) const KEYS: &[Key] = &[
         Is("1000"),
         "how long another node may take to show its tree; without it the tree is shown",
     )
+    .metric("cuelight_cluster_trees_missed_total")
     .limit(|c| cluster(c, |n| n.tree_timeout.as_secs_f64() * 1e3)),
     Key::new(
         "cluster.confirm_timeout_s",
@@ -68,6 +78,7 @@ pub(super) const KEYS: &[Key] = &[
         "how long workers of other nodes stay in use after a restart of the `Cluster` actor that \
          has not found them again",
     )
+    .metric("cuelight_cluster_unconfirmed_total")
     .limit(|c| cluster(c, |n| n.confirm_timeout.as_secs_f64())),
     Key::new("cluster.redial_ms", millis(1.0, 60_000.0), Is("50"), "wait before dialling again"),
     Key::new(

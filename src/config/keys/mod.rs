@@ -33,9 +33,11 @@ const FRONTEND: &[Key] = &[
         Is("2"),
         "how long the end may take after that: last writes, the entry in discovery, the tree",
     )
+    .metric("cuelight_http_connections")
     .limit(|c| Some(c.node.stop_timeout.as_secs_f64())),
     Key::new("node.runtime_threads", whole(1, 1024), Words(CORES), "threads that serve clients")
         .advice("leave it out to follow the number of cores")
+        .metric("process_threads")
         .limit(|c| Some(c.node.runtime_threads as f64)),
     Key::new(
         "node.admin",
@@ -85,6 +87,7 @@ const FRONTEND: &[Key] = &[
         Words("`worker.max_context`, or the model's own"),
         "cap on the models' context in tokens; must be what the workers have",
     )
+    .metric("cuelight_request_prompt_tokens")
     .limit(|c| c.frontend.as_ref()?.max_context.map(|tokens| tokens as f64)),
     Key::new(
         "frontend.tls.cert",
@@ -137,6 +140,7 @@ const FRONTEND: &[Key] = &[
         Is("128"),
         "largest `n` times the number of prompts of one request",
     )
+    .metric("cuelight_request_choices")
     .limit(|c| frontend(c, |f| f.max_choices as f64)),
     Key::new(
         "frontend.header_timeout_s",
@@ -169,6 +173,7 @@ const FRONTEND: &[Key] = &[
         Is("4096"),
         "connections that wait in the kernel to be accepted; `net.core.somaxconn` caps it",
     )
+    .metric("process_network_listen_overflows_total")
     .limit(|c| frontend(c, |f| f.backlog.into())),
     Key::new(
         "frontend.admit_timeout_s",
@@ -198,6 +203,7 @@ const FRONTEND: &[Key] = &[
         Is("10"),
         "how long a request whose rank was lost, or that names one that restarts, waits for a rank",
     )
+    .metric("cuelight_requests_without_rank")
     .limit(|c| frontend(c, |f| f.no_rank_wait.as_secs_f64())),
     Key::new(
         "frontend.migration_limit",
@@ -214,6 +220,7 @@ const FRONTEND: &[Key] = &[
         "threads for long prompts",
     )
     .advice("leave it out to follow the number of cores")
+    .metric("cuelight_tokenizer_queue")
     .limit(|c| frontend(c, |f| f.tokenizer_threads as f64)),
     Key::new(
         "frontend.tokenizer_queue",
@@ -229,6 +236,7 @@ const FRONTEND: &[Key] = &[
         Is("65536"),
         "words whose tokens are kept, at 64 bytes each; 0 for none",
     )
+    .metric("cuelight_tokenizer_cached_words")
     .limit(|c| frontend(c, |f| f.tokenizer_cached_words as f64)),
     Key::new(
         "frontend.tokenizer_cached_mib",
@@ -236,6 +244,7 @@ const FRONTEND: &[Key] = &[
         Is("32"),
         "MiB for each model that keep parts of long prompts and their tokens, for prompts that begin alike; 0 for none",
     )
+    .metric("cuelight_tokenizer_cached_bytes")
     .limit(|c| frontend(c, |f| f.tokenizer_cached_bytes as f64 / MIB as f64)),
     Key::new(
         "frontend.template_fuel",
@@ -243,6 +252,7 @@ const FRONTEND: &[Key] = &[
         Is("5000000"),
         "instructions that a chat template may run",
     )
+    .metric("cuelight_chat_template_most_fuel")
     .limit(|c| frontend(c, |f| f.template_fuel as f64)),
 ];
 
@@ -270,10 +280,10 @@ const WORKER: &[Key] = &[
         whole(1, 1024),
         Is("1"),
         "data-parallel ranks: engines with a KV pool, a queue and failures of their own",
-    )
-    .limit(|c| worker(c, |w| w.dp_size as f64)),
+    ),
     Key::new("worker.threads", whole(1, 1024), Words(CORES), "threads that compute, for all ranks")
         .advice("leave it out to follow the number of cores")
+        .metric("process_threads")
         .limit(|c| worker(c, |w| w.threads as f64)),
     Key::new(
         "worker.precision",
@@ -287,8 +297,7 @@ const WORKER: &[Key] = &[
         Is("16"),
         "tokens in a KV block",
     )
-    .advice("16 suits most models")
-    .limit(|c| worker(c, |w| w.block_tokens as f64)),
+    .advice("16 suits most models"),
     Key::new(
         "worker.kv_blocks",
         whole(1, u32::MAX as u64),
@@ -309,6 +318,7 @@ const WORKER: &[Key] = &[
         Words("the model's own"),
         "cap on the model's context in tokens",
     )
+    .metric("cuelight_request_prompt_tokens")
     .limit(|c| c.worker.as_ref()?.max_context.map(|tokens| tokens as f64)),
     Key::new("worker.max_running", whole(1, 65_536), Is("256"), "legs in one step")
         .metric("cuelight_running")
@@ -327,6 +337,7 @@ const WORKER: &[Key] = &[
         Is("512"),
         "prompt and output tokens in one step; at least `worker.max_running`",
     )
+    .metric("cuelight_step_tokens")
     .limit(|c| worker(c, |w| w.max_batch_tokens as f64)),
     Key::new(
         "worker.prefix_cache",
@@ -353,14 +364,14 @@ const WORKER: &[Key] = &[
         Kind::Time { unit: Millis, min: 1.0, max: 60_000.0 },
         Is("50"),
         "how often front ends that have nothing running hear of a load that changes",
-    )
-    .limit(|c| worker(c, |w| w.report_interval.as_secs_f64() * 1e3)),
+    ),
     Key::new(
         "worker.stream_frames",
         whole(1, 4096),
         Is("16"),
         "step frames of each rank that a token stream may hold before the next ones are merged",
     )
+    .metric("cuelight_stream_full_total")
     .limit(|c| worker(c, |w| w.stream_frames as f64)),
     Key::new(
         "worker.step_timeout_s",
@@ -376,6 +387,7 @@ const WORKER: &[Key] = &[
         Is("1800"),
         "loading that takes longer loses the worker",
     )
+    .metric("cuelight_load_seconds")
     .limit(|c| worker(c, |w| w.load_timeout.as_secs_f64())),
     Key::new(
         "worker.max_hung_engines",

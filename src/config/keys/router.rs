@@ -58,6 +58,7 @@ pub(super) const KEYS: &[Key] = &[
         "how long a prompt's blocks count as cached on the rank it was sent to, before that says so; \
          0 for not at all",
     )
+    .metric("cuelight_router_predicted_blocks")
     .limit(|c| frontend(c, |f| f.router.predicted_ttl.as_secs_f64())),
     Key::new(
         "frontend.router.silent_ttl_s",
@@ -65,6 +66,7 @@ pub(super) const KEYS: &[Key] = &[
         Is("120"),
         "the same for ranks that do not tell what they have cached",
     )
+    .metric("cuelight_router_predicted_blocks")
     .limit(|c| frontend(c, |f| f.router.silent_ttl.as_secs_f64())),
     Key::new(
         "frontend.router.predicted_blocks",
@@ -88,6 +90,7 @@ pub(super) const KEYS: &[Key] = &[
         Is("30"),
         "how long they wait before they get 429",
     )
+    .metric("cuelight_router_queue_seconds")
     .limit(|c| frontend(c, |f| f.router.queue_wait.as_secs_f64())),
     Key::new(
         "frontend.router.queue_policy",
@@ -108,6 +111,7 @@ pub(super) const KEYS: &[Key] = &[
         Is("600"),
         "how long a session is remembered after its last request",
     )
+    .metric("cuelight_router_sessions")
     .limit(|c| frontend(c, |f| f.router.affinity_ttl.as_secs_f64())),
     Key::new(
         "frontend.router.affinity_sessions",

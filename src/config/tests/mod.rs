@@ -223,6 +223,9 @@ fn metrics_that_keys_point_to_exist() {
         (metrics.model("m"), metrics.router("m"), metrics.worker("w", crate::ids::RankIndex(0)));
     metrics.restarted("worker");
     metrics.set_limits(accepted("", &[]).limits());
+    for key in keys().filter(|key| key.limit.is_some()) {
+        assert!(!key.metric.is_empty(), "{} is a limit without a metric", key.name);
+    }
     let text = metrics.encode();
     for key in keys().filter(|key| !key.metric.is_empty()) {
         let family = key.metric.trim_end_matches("_total");

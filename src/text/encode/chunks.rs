@@ -45,9 +45,18 @@ struct Shard {
     old: Entries,
     /// Of `young`.
     bytes: usize,
+    /// Of `old`.
+    old_bytes: usize,
 }
 
 impl Shard {
+    /// Takes an entry from the old ones.
+    fn take_old(&mut self, key: u64) -> Option<Entry> {
+        let entry = self.old.remove(&key)?;
+        self.old_bytes -= entry.bytes();
+        Some(entry)
+    }
+
     /// Puts an entry among the young; when those fill half the room, the old ones go.
     fn put(&mut self, key: u64, entry: Entry, room: usize) {
         self.bytes += entry.bytes();
@@ -56,7 +65,7 @@ impl Shard {
         }
         if self.bytes > room / 2 {
             self.old = std::mem::take(&mut self.young);
-            self.bytes = 0;
+            self.old_bytes = std::mem::take(&mut self.bytes);
         }
     }
 }
@@ -100,7 +109,7 @@ impl ChunkCache {
     /// Looks a chunk up.
     pub(super) fn find(&self, key: u64, text: &str, tokens: &mut Vec<u32>) -> Found {
         let mut shard = self.shard(key);
-        if let Some(entry) = shard.old.remove(&key) {
+        if let Some(entry) = shard.take_old(key) {
             shard.put(key, entry, self.room);
         }
         let found = match shard.young.get(&key).or_else(|| shard.old.get(&key)) {
@@ -121,8 +130,17 @@ impl ChunkCache {
     pub(super) fn keep(&self, key: u64, text: &str, tokens: &[u32]) {
         let entry = Entry::Kept { text: text.into(), tokens: tokens.into() };
         let mut shard = self.shard(key);
-        shard.old.remove(&key); // or it would come back in the place of this one
+        shard.take_old(key); // or it would come back in the place of this one
         shard.put(key, entry, self.room);
+    }
+
+    /// Bytes that are kept.
+    pub(super) fn bytes(&self) -> usize {
+        let kept = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.bytes + shard.old_bytes
+        };
+        self.shards.iter().map(kept).sum()
     }
 
     fn shard(&self, key: u64) -> MutexGuard<'_, Shard> {

@@ -54,6 +54,11 @@ impl WordCache {
         Self { table: ArcSwap::from_pointee(table), most_slots }
     }
 
+    /// Words that are kept.
+    pub(super) fn len(&self) -> usize {
+        self.table.load().used.load(Ordering::Relaxed)
+    }
+
     /// The table of now; to be held no longer than one text takes.
     pub(super) fn table(&self) -> Guard<Arc<Table>> {
         self.table.load()
