@@ -41,8 +41,14 @@ fn leg(request: u64, prompt: usize, max_tokens: u32, sampling: &Arc<Sampling>) -
 }
 
 fn steps(legs: usize, prompt: usize, rounds: usize) {
-    let shape =
-        Shape { context: 8192, vocab: 4096, block_tokens: 16, blocks: 1 << 18, block_bytes: 128 };
+    let shape = Shape {
+        context: 8192,
+        vocab: 4096,
+        block_tokens: 16,
+        blocks: 1 << 18,
+        block_bytes: 128,
+        host_blocks: 0,
+    };
     let config = SimConfig { shape, ..SimConfig::default() };
     let limits = Limits { max_running: legs, max_batch_tokens: 1 << 20, ..Limits::default() };
     let mut engine = Embedded::new(SimModel::new(config), limits, &HashKey::default());

@@ -23,7 +23,7 @@ use cuelight::actors::worker::{Way, WorkerUp};
 use cuelight::actors::{frontend, rank};
 use cuelight::config::{self, Profile};
 use cuelight::engine::blocks::HashKey;
-use cuelight::engine::{Description, Leg, Load, PrefixCache, Sampling, TokenOut};
+use cuelight::engine::{Description, Leg, Load, PrefixCache, Sampling, Tier, TokenOut};
 use cuelight::ids::{Generation, LegId, NodeId, RankIndex, RequestId, WorkerId};
 use cuelight::metrics::Metrics;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -283,6 +283,7 @@ async fn connect(address: SocketAddr) -> Outcome<Arc<Link>> {
         max_running: STREAMS,
         max_waiting: 0,
         prefix_cache: PrefixCache::Told,
+        slowest_tier: Tier::Device,
     };
     let way = RemoteWorker::new(transport, worker_node(), address.to_string(), depth);
     let up = WorkerUp {

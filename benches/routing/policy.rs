@@ -68,23 +68,20 @@ impl Policy {
 
     /// A rank's cache has changed.
     pub(crate) fn hear(&mut self, rank: usize, events: &[KvEvent]) {
-        let change = |event: &KvEvent| match *event {
-            KvEvent::Stored { hash, .. } => (hash, true),
-            KvEvent::Removed { hash } => (hash, false),
-        };
         match self {
             _ if events.is_empty() => {}
             Self::Cuelight { router, seats, numbers } => {
                 numbers[rank] += 1;
-                let (number, changes) = (numbers[rank], events.iter().map(change).collect());
+                let (number, changes) =
+                    (numbers[rank], events.iter().map(KvEvent::change).collect());
                 let news = KvNews { rank: RankIndex(0), number, reset: false, changes };
                 assert!(!router.hear(seats[rank], &news), "news in order are believed");
             }
             Self::Other { index, slots, .. } => {
-                for (hash, stored) in events.iter().map(change) {
-                    match stored {
-                        true => index.store(slots[rank], &[hash]),
-                        false => index.remove(slots[rank], &[hash]),
+                for (hash, tier) in events.iter().map(KvEvent::change) {
+                    match tier {
+                        Some(_) => index.store(slots[rank], &[hash]),
+                        None => index.remove(slots[rank], &[hash]),
                     }
                 }
             }

@@ -90,6 +90,7 @@ pub(crate) fn run(trace: &Trace, ranks: usize, policy: &str) -> Outcome {
             block_tokens: BLOCK,
             blocks: BLOCKS,
             block_bytes: 1,
+            host_blocks: 0,
         };
         let model = SimModel::new(SimConfig { shape, ..SimConfig::default() });
         let limits = Limits {

@@ -211,8 +211,13 @@ fn sim(values: &mut Values) -> Sim {
             values.complain(term, format!("{TABLE} says how long steps take; keep one of them"));
         }
     }
-    let timing = Timing { law, speedup: values.decimal("worker.sim.speedup") };
-    Sim { timing, seed: values.size("worker.sim.seed") as u64 }
+    let load_us_per_block = values.time("worker.sim.load_us_per_block").as_secs_f64() * 1e6;
+    let timing = Timing { law, load_us_per_block, speedup: values.decimal("worker.sim.speedup") };
+    Sim {
+        timing,
+        seed: values.size("worker.sim.seed") as u64,
+        host_blocks: values.size("worker.sim.host_blocks") as u32,
+    }
 }
 
 fn model(values: &mut Values, host: &Host) -> PathBuf {

@@ -15,6 +15,8 @@ pub(super) fn router(values: &mut Values) -> Router {
         modes: modes.collect(),
         weights: Weights {
             overlap: values.decimal("frontend.router.overlap_weight"),
+            host: values.decimal("frontend.router.host_weight"),
+            disk: values.decimal("frontend.router.disk_weight"),
             prefill: values.decimal("frontend.router.prefill_weight"),
             decode: values.decimal("frontend.router.decode_weight"),
             legs: values.decimal("frontend.router.leg_weight"),

@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Description, Engine, EngineError, Leg, Load, StepOutput};
+use super::{Description, Engine, EngineError, Leg, Load, StepOutput, Tier};
 use crate::ids::{BlockHash, LegId};
 
 /// What happens instead of, or before, the next step.
@@ -145,7 +145,7 @@ impl<E: Engine> Engine for Faulty<E> {
         self.engine.load()
     }
 
-    fn cached_blocks(&self, out: &mut Vec<BlockHash>) {
+    fn cached_blocks(&self, out: &mut Vec<(BlockHash, Tier)>) {
         self.engine.cached_blocks(out);
     }
 }

@@ -52,6 +52,19 @@ pub struct Description {
     pub max_waiting: usize,
     /// What others can know of its prefix cache.
     pub prefix_cache: PrefixCache,
+    /// The slowest place where it keeps cached blocks.
+    pub slowest_tier: Tier,
+}
+
+/// Where a cached block is, the fastest place first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub enum Tier {
+    /// In the KV pool: it can be used as it is.
+    Device,
+    /// In the host's memory: it must be loaded.
+    Host,
+    /// On a disk or beyond.
+    Disk,
 }
 
 /// What others can know of an engine's prefix cache.
@@ -91,8 +104,8 @@ pub trait Engine: Send {
     /// The pressure this engine is under now.
     fn load(&self) -> Load;
 
-    /// Appends the names of all blocks that can be found now: what its events add up to.
-    fn cached_blocks(&self, out: &mut Vec<BlockHash>);
+    /// Appends the names of all blocks that can be found now, and where: what its events add up to.
+    fn cached_blocks(&self, out: &mut Vec<(BlockHash, Tier)>);
 }
 
 /// What one step did. Reused from step to step; [`StepOutput::clear`] keeps the allocations.
@@ -146,18 +159,31 @@ pub struct TokenOut {
 /// A change of the prefix cache, for routers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KvEvent {
-    /// A full block can now be found under `hash`; `parent` is the block before it.
+    /// A full block can now be found under `hash` in this tier, and in no faster one; `parent` is the
+    /// block before it.
     Stored {
-        /// The new block.
+        /// The block.
         hash: BlockHash,
         /// The block before it in its sequence, if any.
         parent: Option<BlockHash>,
+        /// Where it is.
+        tier: Tier,
     },
-    /// The block under `hash` was given to other tokens.
+    /// The block under `hash` is in no tier any more.
     Removed {
         /// The block that is gone.
         hash: BlockHash,
     },
+}
+
+impl KvEvent {
+    /// The block, and the fastest tier that has it now.
+    pub fn change(&self) -> (BlockHash, Option<Tier>) {
+        match *self {
+            Self::Stored { hash, tier, .. } => (hash, Some(tier)),
+            Self::Removed { hash } => (hash, None),
+        }
+    }
 }
 
 /// How busy an engine is.
@@ -173,6 +199,8 @@ pub struct Load {
     pub blocks_cached: u32,
     /// Blocks in the pool.
     pub blocks_total: u32,
+    /// Blocks in the host tier, beyond those in the pool.
+    pub blocks_in_host: u32,
     /// Tokens of prompts in the batch that are still to be computed.
     pub prefill_tokens: u64,
     /// Tokens of legs in the queue.

@@ -16,6 +16,27 @@ pub struct Shape {
     pub blocks: u32,
     /// Bytes of one block over all layers.
     pub block_bytes: usize,
+    /// Blocks that the host tier below the pool has room for; 0 without one.
+    pub host_blocks: u32,
+}
+
+/// A block's KV goes from the pool to the host tier or back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// It is copied to this place of the host tier; what was there is gone.
+    Save {
+        /// The block.
+        block: BlockId,
+        /// Where to, below [`Shape::host_blocks`].
+        place: u32,
+    },
+    /// It is copied back into a block of the pool.
+    Load {
+        /// Where it is.
+        place: u32,
+        /// The block.
+        block: BlockId,
+    },
 }
 
 /// Consecutive new tokens of one sequence: a chunk of its prompt, or the one token of a decode step.
@@ -44,6 +65,8 @@ pub struct Batch {
     pub spans: Vec<Span>,
     /// Block tables of all spans, one after the other.
     pub blocks: Vec<BlockId>,
+    /// To be carried out first, in this order; none for a model without a host tier.
+    pub moves: Vec<Move>,
 }
 
 impl Batch {
@@ -52,6 +75,7 @@ impl Batch {
         self.tokens.clear();
         self.spans.clear();
         self.blocks.clear();
+        self.moves.clear();
     }
 }
 

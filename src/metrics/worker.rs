@@ -31,6 +31,8 @@ pub struct WorkerMetrics {
     pub kv_blocks_cached: Gauge,
     /// KV blocks in the pool.
     pub kv_blocks_total: Gauge,
+    /// KV blocks in the host tier.
+    pub kv_blocks_in_host: Gauge,
     /// Legs in the batch.
     pub running: Gauge,
     /// Legs in the queue.
@@ -64,6 +66,7 @@ impl WorkerMetrics {
         self.kv_blocks_used.set(load.blocks_used.into());
         self.kv_blocks_cached.set(load.blocks_cached.into());
         self.kv_blocks_total.set(load.blocks_total.into());
+        self.kv_blocks_in_host.set(load.blocks_in_host.into());
         self.running.set(load.running.into());
         self.waiting.set(load.waiting.into());
         self.preemptions.inc_by(load.preemptions.saturating_sub(before.preemptions));
@@ -86,6 +89,7 @@ pub(super) struct Families {
     kv_blocks_used: Family<Labels, Gauge>,
     kv_blocks_cached: Family<Labels, Gauge>,
     kv_blocks_total: Family<Labels, Gauge>,
+    kv_blocks_in_host: Family<Labels, Gauge>,
     running: Family<Labels, Gauge>,
     waiting: Family<Labels, Gauge>,
     generation: Family<Labels, Gauge>,
@@ -107,6 +111,10 @@ impl Families {
             kv_blocks_cached: add
                 .family("kv_blocks_cached", "KV blocks that nobody holds but that can be found"),
             kv_blocks_total: add.family("kv_blocks_total", "KV blocks in the pool"),
+            kv_blocks_in_host: add.family(
+                "kv_blocks_in_host",
+                "KV blocks in the host tier, which hold nothing of the pool",
+            ),
             running: add.family("running", "Legs in the batch"),
             waiting: add.family("waiting", "Legs in the rank's queue"),
             generation: add.family("generation", "How often the worker was started"),
@@ -140,6 +148,7 @@ impl Families {
             kv_blocks_used: self.kv_blocks_used.get_or_create_owned(&labels),
             kv_blocks_cached: self.kv_blocks_cached.get_or_create_owned(&labels),
             kv_blocks_total: self.kv_blocks_total.get_or_create_owned(&labels),
+            kv_blocks_in_host: self.kv_blocks_in_host.get_or_create_owned(&labels),
             running: self.running.get_or_create_owned(&labels),
             waiting: self.waiting.get_or_create_owned(&labels),
             generation: self.generation.get_or_create_owned(&labels),

@@ -230,6 +230,7 @@ fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
         block_tokens: worker.block_tokens,
         blocks: worker.kv_blocks.unwrap_or(u32::try_from(by_memory).unwrap_or(u32::MAX)),
         block_bytes,
+        host_blocks: worker.sim.host_blocks,
     };
     let answers = sim_answers(vocab);
     Ok(SimModel::new(SimConfig {

@@ -3,6 +3,7 @@
 //! ```text
 //! prefill = what the rank has to compute anyway, but for promised blocks, + the leg's blocks
 //!           − overlap × cached blocks, promised ones included
+//!           − host weight × blocks in the host's memory − disk weight × blocks on disk
 //! decode  = blocks in use on the rank + those of the leg that it has not cached
 //! cost    = prefill weight × max(0, prefill) + decode weight × decode + leg weight × legs
 //! ```
@@ -18,6 +19,10 @@
 pub struct Weights {
     /// Of a block found in the rank's prefix cache: 1 takes one computed block off.
     pub overlap: f64,
+    /// Of a block that must be loaded from the host's memory: so much of a computed one it takes off.
+    pub host: f64,
+    /// Of one that must be loaded from disk.
+    pub disk: f64,
     /// Of a block to compute.
     pub prefill: f64,
     /// Of a block that live legs hold.
@@ -30,7 +35,15 @@ pub struct Weights {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { overlap: 1.0, prefill: 1.0, decode: 1.0, legs: 0.0, temperature: 0.0 }
+        Self {
+            overlap: 1.0,
+            host: 0.75,
+            disk: 0.25,
+            prefill: 1.0,
+            decode: 1.0,
+            legs: 0.0,
+            temperature: 0.0,
+        }
     }
 }
 
@@ -45,6 +58,26 @@ pub struct RankLoad {
     pub legs: u32,
 }
 
+/// Leading blocks of a leg that a rank need not compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cached {
+    /// In its KV pool, or soon.
+    pub blocks: u32,
+    /// The last of those: it has still to compute them, for another leg.
+    pub promised: u32,
+    /// Beyond those, in the host's memory.
+    pub host: u32,
+    /// Beyond those, on disk.
+    pub disk: u32,
+}
+
+impl Cached {
+    /// In any tier.
+    pub fn all(self) -> u32 {
+        self.blocks + self.host + self.disk
+    }
+}
+
 /// The parts of a rank's cost, as a client may ask to see them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
@@ -57,11 +90,13 @@ pub struct Score {
 }
 
 impl Weights {
-    /// The cost of a leg of `blocks` blocks on a rank that has `cached_blocks` of them, the last
-    /// `promised` not yet.
-    pub fn score(&self, blocks: f64, cached_blocks: u32, promised: u32, load: RankLoad) -> Score {
-        let saved = self.overlap * f64::from(cached_blocks);
-        let before = (load.prefill_blocks - f64::from(promised)).max(0.0);
+    /// The cost of a leg of `blocks` blocks on a rank.
+    pub fn score(&self, blocks: f64, cached: Cached, load: RankLoad) -> Score {
+        let cached_blocks = cached.blocks;
+        let saved = self.overlap * f64::from(cached_blocks)
+            + self.host * f64::from(cached.host)
+            + self.disk * f64::from(cached.disk);
+        let before = (load.prefill_blocks - f64::from(cached.promised)).max(0.0);
         let prefill = (before + blocks - saved).max(0.0);
         let cost = self.prefill * prefill
             + self.decode * (load.decode_blocks + (blocks - f64::from(cached_blocks)).max(0.0))
@@ -115,33 +150,55 @@ mod tests {
     #[test]
     fn a_cached_prefix_is_worth_as_many_blocks_of_load() {
         let weights = Weights::default();
-        let cached = weights.score(10.0, 8, 0, load(0.0, 6.0, 3));
-        let idle = weights.score(10.0, 0, 0, load(0.0, 0.0, 0));
+        let cached = weights.score(10.0, has(8, 0), load(0.0, 6.0, 3));
+        let idle = weights.score(10.0, has(0, 0), load(0.0, 0.0, 0));
         assert_eq!((cached.cost, idle.cost), (10.0, 20.0));
         assert_eq!(weights.choose(&[idle, cached], 0.99), Some(1));
-        let busy = weights.score(10.0, 8, 0, load(0.0, 17.0, 3));
+        let busy = weights.score(10.0, has(8, 0), load(0.0, 17.0, 3));
         assert_eq!(weights.choose(&[idle, busy], 0.0), Some(0));
+    }
+
+    fn has(blocks: u32, promised: u32) -> Cached {
+        Cached { blocks, promised, ..Cached::default() }
+    }
+
+    #[test]
+    fn blocks_of_slower_tiers_take_less_off_and_must_still_get_room_in_the_pool() {
+        let weights = Weights::default();
+        let cost = |blocks, host, disk| {
+            weights.score(10.0, Cached { blocks, host, disk, promised: 0 }, load(0.0, 0.0, 0)).cost
+        };
+        assert_eq!(cost(8, 0, 0), 2.0 + 2.0);
+        assert_eq!(cost(4, 4, 0), (6.0 - 3.0) + 6.0);
+        assert_eq!(cost(4, 0, 4), (6.0 - 1.0) + 6.0);
     }
 
     #[test]
     fn more_cached_than_needed_saves_no_more_than_there_is_to_compute() {
         let weights = Weights { overlap: 2.0, ..Weights::default() };
-        assert_eq!(weights.score(4.0, 4, 0, load(1.0, 2.0, 0)).cost, 2.0);
+        assert_eq!(weights.score(4.0, has(4, 0), load(1.0, 2.0, 0)).cost, 2.0);
     }
 
     #[test]
     fn to_wait_for_a_promised_prefix_costs_no_more_than_to_compute_it() {
         let weights = Weights { decode: 0.0, ..Weights::default() };
-        let cost = |promised| weights.score(10.5, 10, promised, load(12.0, 0.0, 0)).cost;
+        let cost = |promised| weights.score(10.5, has(10, promised), load(12.0, 0.0, 0)).cost;
         assert_eq!((cost(0), cost(10)), (12.5, 2.5));
     }
 
     #[test]
     fn each_weight_counts_alone() {
         let load = load(2.0, 3.0, 5);
-        let nothing =
-            Weights { overlap: 0.0, prefill: 0.0, decode: 0.0, legs: 0.0, temperature: 0.0 };
-        let cost = |weights: Weights| weights.score(7.0, 1, 0, load).cost;
+        let nothing = Weights {
+            overlap: 0.0,
+            host: 0.0,
+            disk: 0.0,
+            prefill: 0.0,
+            decode: 0.0,
+            legs: 0.0,
+            temperature: 0.0,
+        };
+        let cost = |weights: Weights| weights.score(7.0, has(1, 0), load).cost;
         assert_eq!(cost(nothing), 0.0);
         assert_eq!(cost(Weights { prefill: 1.0, ..nothing }), 9.0);
         assert_eq!(cost(Weights { prefill: 1.0, overlap: 1.0, ..nothing }), 8.0);

@@ -3,6 +3,7 @@
 
 use bincode::{Decode, Encode};
 
+use crate::engine::Tier;
 use crate::ids::{BlockHash, RankIndex};
 
 /// What changed in a rank's prefix cache since its last news on the same stream.
@@ -14,8 +15,9 @@ pub struct KvNews {
     pub number: u64,
     /// Forget all that was said before: what follows is what the rank has.
     pub reset: bool,
-    /// Blocks, in the order of what happened: `true` was stored, `false` was removed.
-    pub changes: Vec<(BlockHash, bool)>,
+    /// Blocks, in the order of what happened, and the fastest tier that has each now; `None`: it is
+    /// gone.
+    pub changes: Vec<(BlockHash, Option<Tier>)>,
 }
 
 /// What to do with news.

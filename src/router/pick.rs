@@ -1,6 +1,6 @@
 //! Which of the ranks that can take a leg gets it: one function for all router modes.
 
-use super::cost::{RankLoad, Score, Weights};
+use super::cost::{Cached, RankLoad, Score, Weights};
 
 /// How a router chooses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,10 +50,8 @@ impl Mode {
 pub struct Candidate {
     /// What is known of it.
     pub load: RankLoad,
-    /// Leading blocks of the leg that it has cached, or will have, as far as is known.
-    pub cached_blocks: u32,
-    /// Those of them that it has still to compute for another leg.
-    pub promised_blocks: u32,
+    /// What it need not compute, as far as is known.
+    pub cached: Cached,
     /// Whether it may be given one more leg.
     pub has_room: bool,
 }
@@ -111,12 +109,10 @@ impl Picker {
             }
             Mode::Kv => {
                 let score = |rank: &Candidate| match rank.has_room {
-                    true => {
-                        weights.score(blocks, rank.cached_blocks, rank.promised_blocks, rank.load)
-                    }
+                    true => weights.score(blocks, rank.cached, rank.load),
                     false => Score {
                         cost: f64::INFINITY,
-                        cached_blocks: rank.cached_blocks,
+                        cached_blocks: rank.cached.blocks,
                         load: rank.load,
                     },
                 };
@@ -153,12 +149,8 @@ mod tests {
 
     fn ranks(legs: &[u32]) -> Vec<Candidate> {
         let load = |legs| RankLoad { legs, decode_blocks: f64::from(legs), prefill_blocks: 0.0 };
-        let rank = |&legs: &u32| Candidate {
-            load: load(legs),
-            cached_blocks: 0,
-            promised_blocks: 0,
-            has_room: true,
-        };
+        let rank =
+            |&legs: &u32| Candidate { load: load(legs), cached: Cached::default(), has_room: true };
         legs.iter().map(rank).collect()
     }
 
@@ -199,7 +191,11 @@ mod tests {
     #[test]
     fn a_rank_without_room_is_never_taken_and_without_any_there_is_no_choice() {
         let mut two = ranks(&[0, 50]);
-        two[0] = Candidate { has_room: false, cached_blocks: 4, ..two[0] };
+        two[0] = Candidate {
+            has_room: false,
+            cached: Cached { blocks: 4, ..Cached::default() },
+            ..two[0]
+        };
         for mode in Mode::ALL {
             assert_eq!(shares(mode, &two), [0, 6000], "{mode:?}");
             let mut picker = Picker::new(1);

@@ -78,7 +78,7 @@ pub fn changes(old: Option<&NodeCard>, new: &NodeCard) -> Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::PrefixCache;
+    use crate::engine::{PrefixCache, Tier};
 
     fn worker(name: &str, generation: u32) -> WorkerCard {
         WorkerCard {
@@ -97,6 +97,7 @@ mod tests {
                 max_running: 2,
                 max_waiting: 3,
                 prefix_cache: PrefixCache::Told,
+                slowest_tier: Tier::Device,
             },
             tokenizer: 1,
         }

@@ -1,6 +1,6 @@
 //! What one front end has still to hear of a rank's prefix cache. Plain, like the rest that decides.
 
-use crate::engine::KvEvent;
+use crate::engine::{KvEvent, Tier};
 use crate::ids::{BlockHash, RankIndex};
 use crate::router::KvNews;
 
@@ -16,7 +16,7 @@ pub(in crate::actors) struct KvOut {
     reset: bool,
     /// There was more to tell than may wait, or the front end has asked: all must be told.
     stale: bool,
-    changes: Vec<(BlockHash, bool)>,
+    changes: Vec<(BlockHash, Option<Tier>)>,
     /// How many of them have been sent.
     sent: usize,
     /// How many of them say what was cached at one moment: they do not count as waiting changes.
@@ -47,10 +47,7 @@ impl KvOut {
         if waiting + events.len() > self.limit {
             return self.restart();
         }
-        self.changes.extend(events.iter().map(|event| match *event {
-            KvEvent::Stored { hash, .. } => (hash, true),
-            KvEvent::Removed { hash } => (hash, false),
-        }));
+        self.changes.extend(events.iter().map(KvEvent::change));
     }
 
     /// All that is cached must be told again.
@@ -68,12 +65,12 @@ impl KvOut {
     pub(in crate::actors) fn take(
         &mut self,
         rank: RankIndex,
-        cached: impl FnOnce(&mut Vec<BlockHash>),
+        cached: impl FnOnce(&mut Vec<(BlockHash, Tier)>),
     ) -> Option<KvNews> {
         if std::mem::take(&mut self.stale) {
             let mut blocks = Vec::new();
             cached(&mut blocks);
-            self.changes = blocks.into_iter().map(|hash| (hash, true)).collect();
+            self.changes = blocks.into_iter().map(|(hash, tier)| (hash, Some(tier))).collect();
             (self.sent, self.reset, self.snapshot) = (0, true, self.changes.len());
         }
         if !self.has_news() {
@@ -97,12 +94,13 @@ mod tests {
     use super::*;
 
     fn stored(hash: u128) -> KvEvent {
-        KvEvent::Stored { hash: BlockHash(hash), parent: None }
+        KvEvent::Stored { hash: BlockHash(hash), parent: None, tier: Tier::Device }
     }
 
     fn take(out: &mut KvOut, cached: &[u128]) -> Option<(u64, bool, usize)> {
-        let news =
-            out.take(RankIndex(3), |blocks| blocks.extend(cached.iter().copied().map(BlockHash)));
+        let news = out.take(RankIndex(3), |blocks| {
+            blocks.extend(cached.iter().map(|hash| (BlockHash(*hash), Tier::Device)))
+        });
         news.map(|news| (news.number, news.reset, news.changes.len()))
     }
 
@@ -115,7 +113,7 @@ mod tests {
         out.add(&[stored(1), KvEvent::Removed { hash: BlockHash(1) }]);
         assert!(out.has_news());
         let news = out.take(RankIndex(3), |_| panic!("nothing is asked for")).unwrap();
-        assert_eq!(news.changes, [(BlockHash(1), true), (BlockHash(1), false)]);
+        assert_eq!(news.changes, [(BlockHash(1), Some(Tier::Device)), (BlockHash(1), None)]);
         assert_eq!((news.number, news.rank, out.has_news()), (2, RankIndex(3), false));
     }
 

@@ -40,7 +40,7 @@ pub struct Offer {
 pub struct Routed {
     /// Its place among the offers.
     pub index: usize,
-    /// Leading blocks of the leg that it should have cached.
+    /// Leading blocks of the leg that it should have cached, in any tier.
     pub cached_blocks: u32,
     /// Why, if that was asked.
     pub explanation: Option<Explanation>,
@@ -69,6 +69,10 @@ pub struct Explained {
     pub cost: Option<f64>,
     /// Leading blocks of the leg that it has cached.
     pub cached_blocks: u32,
+    /// Those beyond, in its host's memory.
+    pub host_blocks: u32,
+    /// Those beyond, on disk.
+    pub disk_blocks: u32,
     /// Blocks that it has still to compute.
     pub prefill_blocks: f64,
     /// Blocks that live legs hold.
@@ -166,14 +170,16 @@ impl ModelRouter {
         if let Some(index) = chosen {
             inside.expect(offers[index].seat, chain, now);
             self.metrics.blocks_asked.inc_by(chain.len() as u64);
-            self.metrics.blocks_expected.inc_by(candidates[index].cached_blocks.into());
+            self.metrics.blocks_expected.inc_by(candidates[index].cached.all().into());
         }
         let explanation = chosen.filter(|_| ask.explain).map(|index| {
             let cost = |at: usize| inside.scores.get(at).map(|score: &Score| score.cost);
             let explained = candidates.iter().enumerate().map(|(at, rank)| Explained {
                 rank: name(at),
                 cost: cost(at).filter(|cost| cost.is_finite()),
-                cached_blocks: rank.cached_blocks,
+                cached_blocks: rank.cached.blocks,
+                host_blocks: rank.cached.host,
+                disk_blocks: rank.cached.disk,
                 prefill_blocks: rank.load.prefill_blocks,
                 decode_blocks: rank.load.decode_blocks,
                 legs: rank.load.legs,
@@ -183,7 +189,7 @@ impl ModelRouter {
             let mode = if bound.is_some() { "affinity" } else { self.mode.name() };
             Explanation { mode, blocks, chosen: name(index), ranks }
         });
-        let cached_blocks = chosen.map_or(0, |index| candidates[index].cached_blocks);
+        let cached_blocks = chosen.map_or(0, |index| candidates[index].cached.all());
         inside.candidates = candidates;
         chosen.map(|index| Routed { index, cached_blocks, explanation })
     }

@@ -19,13 +19,13 @@ pub use line::{Begun, Called, Calls, Line, Place, Turn};
 
 use crate::config;
 use crate::engine::blocks::{BlockHasher, HashKey};
-use crate::engine::{Description, PrefixCache};
+use crate::engine::{Description, PrefixCache, Tier};
 use crate::ids::BlockHash;
 use crate::metrics::RouterMetrics;
-use crate::router::index::{Predicted, PrefixIndex, Scratch, Slot};
+use crate::router::index::{Predicted, Scratch};
 use crate::router::{
-    Affinity, Candidate, Follower, KvNews, Mode, Picker, RankLoad, Score, Sessions, Verdict,
-    Weights,
+    Affinity, Cached, Candidate, Depths, Follower, KvNews, Mode, Picker, RankLoad, Score, Sessions,
+    Slots, TieredIndex, Verdict, Weights,
 };
 
 /// See the module's description.
@@ -49,8 +49,9 @@ pub struct Seat {
 
 /// What is known of the rank in a seat.
 struct Rank {
-    slot: Slot,
+    slots: Slots,
     cache: PrefixCache,
+    slowest_tier: Tier,
     follower: Follower,
     /// Of the seat: tells it from others that had the place.
     term: u64,
@@ -59,7 +60,7 @@ struct Rank {
 }
 
 struct Inside {
-    index: PrefixIndex,
+    index: TieredIndex,
     /// What ranks that tell what they have will have soon; `None`: not guessed.
     soon: Option<Predicted>,
     /// What ranks that tell nothing may have.
@@ -72,13 +73,12 @@ struct Inside {
     sessions: Sessions<(Seat, u64)>,
     /// Names blocks of the size that the ranks have: those of a model agree.
     hasher: Option<BlockHasher>,
-    /// One for each index: they keep guesses.
-    scratch: Scratch,
+    /// Of the leg at hand, by the ranks' word and what silent ones are thought to have.
+    known: Depths,
+    /// On the device or soon, by slot.
+    depths: Vec<u32>,
     scratch_silent: Scratch,
     scratch_soon: Scratch,
-    /// By slot: leading blocks of the leg at hand that the rank has or will have, and that it has.
-    depths: Vec<u32>,
-    known: Vec<u32>,
     candidates: Vec<Candidate>,
     scores: Vec<Score>,
 }
@@ -105,7 +105,7 @@ impl ModelRouter {
             key,
             metrics,
             inside: Mutex::new(Inside {
-                index: PrefixIndex::new(),
+                index: TieredIndex::default(),
                 soon,
                 silent: Predicted::new(silent_ttl, config.predicted_blocks),
                 ranks: Vec::new(),
@@ -114,11 +114,10 @@ impl ModelRouter {
                 lives: 0,
                 sessions: Sessions::new(config.affinity_ttl, config.affinity_sessions),
                 hasher: None,
-                scratch: Scratch::default(),
+                known: Depths::default(),
+                depths: Vec::new(),
                 scratch_silent: Scratch::default(),
                 scratch_soon: Scratch::default(),
-                depths: Vec::new(),
-                known: Vec::new(),
                 candidates: Vec::new(),
                 scores: Vec::new(),
             }),
@@ -133,7 +132,8 @@ impl ModelRouter {
     /// A seat for a rank with this engine.
     pub fn join(&self, description: &Description) -> Seat {
         let mut inside = self.inside();
-        let slot = inside.index.add_rank();
+        let slowest_tier = description.slowest_tier;
+        let slots = inside.index.add_rank(slowest_tier);
         let cache = description.prefix_cache;
         let size = description.block_tokens;
         if inside.hasher.as_ref().is_none_or(|hasher| hasher.block_tokens() != size) {
@@ -141,7 +141,8 @@ impl ModelRouter {
         }
         inside.lives += 1;
         let life = inside.lives;
-        let rank = Some(Rank { slot, cache, follower: Follower::default(), term: life, life });
+        let follower = Follower::default();
+        let rank = Some(Rank { slots, cache, slowest_tier, follower, term: life, life });
         let at = match inside.free.pop() {
             Some(at) => {
                 inside.ranks[at] = rank;
@@ -158,9 +159,9 @@ impl ModelRouter {
     /// The rank is gone, and what it had cached with it.
     pub fn leave(&self, seat: Seat) {
         let mut inside = self.inside();
-        if let Some(slot) = inside.rank(seat).map(|rank| rank.slot) {
+        if let Some(slots) = inside.rank(seat).map(|rank| rank.slots) {
             inside.ranks[seat.at] = None;
-            inside.retire(slot);
+            inside.retire(slots);
             inside.free.push(seat.at);
         }
     }
@@ -168,13 +169,11 @@ impl ModelRouter {
     /// The rank's life has ended, and another one may follow: nothing of what it had is left.
     pub fn forget(&self, seat: Seat) {
         let mut inside = self.inside();
-        let slot = inside.index.add_rank();
         inside.lives += 1;
         let life = inside.lives;
-        let Some(rank) = inside.rank_mut(seat) else { return inside.index.retire(slot) };
+        let Some(rank) = inside.rank_mut(seat) else { return };
         (rank.follower, rank.life) = (Follower::default(), life);
-        let old = std::mem::replace(&mut rank.slot, slot);
-        inside.retire(old);
+        inside.renew(seat);
     }
 
     /// Takes in what a rank says of its prefix cache; `true` if it must be asked for all of it.
@@ -221,11 +220,21 @@ impl ModelRouter {
 const SWEPT: usize = 1 << 18;
 
 impl Inside {
-    fn retire(&mut self, slot: Slot) {
-        self.index.retire(slot);
-        self.silent.retire(slot);
+    fn retire(&mut self, slots: Slots) {
+        self.index.retire(slots);
+        self.silent.retire(slots.device);
         if let Some(soon) = &mut self.soon {
-            soon.retire(slot);
+            soon.retire(slots.device);
+        }
+    }
+
+    /// Forgets what the rank in this seat had.
+    fn renew(&mut self, seat: Seat) {
+        let Some(tier) = self.rank(seat).map(|rank| rank.slowest_tier) else { return };
+        let slots = self.index.add_rank(tier);
+        if let Some(rank) = self.rank_mut(seat) {
+            let old = std::mem::replace(&mut rank.slots, slots);
+            self.retire(old);
         }
     }
 
@@ -239,47 +248,40 @@ impl Inside {
 
     fn hear(&mut self, seat: Seat, news: &KvNews) -> Verdict {
         let Some(rank) = self.rank_mut(seat) else { return Verdict::Wait };
-        let (verdict, old) = (rank.follower.judge(news), rank.slot);
+        let (verdict, old) = (rank.follower.judge(news), rank.slots);
         // Where nothing was known there is nothing to forget, least of all what was just sent there.
         if let (Verdict::Replace | Verdict::Ask, 1..) = (verdict, self.index.holdings(old)) {
-            let slot = self.index.add_rank();
-            self.retire(old);
-            self.rank_mut(seat).into_iter().for_each(|rank| rank.slot = slot);
+            self.renew(seat);
         }
         if let (Verdict::Replace | Verdict::Apply, Some(rank)) = (verdict, self.rank(seat)) {
-            let slot = rank.slot;
-            // One kind of change after the other, each as one batch.
-            for batch in news.changes.chunk_by(|(_, a), (_, b)| a == b) {
-                let hashes: Vec<_> = batch.iter().map(|(hash, _)| *hash).collect();
-                match batch[0].1 {
-                    true => self.index.store(slot, &hashes),
-                    false => self.index.remove(slot, &hashes),
-                }
-            }
+            let slots = rank.slots;
+            self.index.tell(slots, &news.changes);
         }
         verdict
     }
 
     /// Fills `depths` and `known` for a chain of blocks.
     fn look_up(&mut self, chain: &[BlockHash]) {
-        self.known.clear();
-        self.known.resize(self.index.slots(), 0);
-        self.index.matches(chain, &mut self.scratch).raise(&mut self.known);
-        self.silent.raise(chain, &mut self.scratch_silent, &mut self.known);
-        self.depths.clone_from(&self.known);
+        self.index.look_up(chain, &mut self.known);
+        self.silent.raise(chain, &mut self.scratch_silent, &mut self.known.device);
+        self.depths.clone_from(&self.known.device);
         if let Some(soon) = &self.soon {
             soon.raise(chain, &mut self.scratch_soon, &mut self.depths);
         }
     }
 
     fn candidate(&self, seat: Seat, load: RankLoad, has_room: bool) -> Candidate {
-        let rank = self.rank(seat);
-        let of = |depths: &[u32]| {
-            let depth = rank.and_then(|rank| depths.get(rank.slot.index()));
-            depth.copied().unwrap_or(0)
+        let Some(slots) = self.rank(seat).map(|rank| rank.slots) else {
+            return Candidate { load, cached: Cached::default(), has_room };
         };
-        let (cached_blocks, known) = (of(&self.depths), of(&self.known));
-        Candidate { load, cached_blocks, promised_blocks: cached_blocks - known, has_room }
+        let of = |depths: &[u32]| depths.get(slots.device.index()).copied().unwrap_or(0);
+        let (blocks, known) = (of(&self.depths), of(&self.known.device));
+        let [host, disk] = self.known.beyond(slots, blocks);
+        Candidate {
+            load,
+            cached: Cached { blocks, promised: blocks - known, host, disk },
+            has_room,
+        }
     }
 
     /// The offer of the rank that the session went to last, if that lives.
@@ -298,9 +300,10 @@ impl Inside {
 
     /// A leg with these blocks goes to the rank in this seat.
     fn expect(&mut self, seat: Seat, chain: &[BlockHash], now: Instant) {
-        let Some((cache, slot)) = self.rank(seat).map(|rank| (rank.cache, rank.slot)) else {
+        let Some((cache, slots)) = self.rank(seat).map(|rank| (rank.cache, rank.slots)) else {
             return;
         };
+        let slot = slots.device;
         match (cache, &mut self.soon) {
             (PrefixCache::Told, Some(soon)) => soon.route(slot, chain, now),
             (PrefixCache::Silent, _) => self.silent.route(slot, chain, now),

@@ -33,8 +33,14 @@ struct Rank {
 
 impl Rank {
     fn new(router: &ModelRouter) -> Self {
-        let shape =
-            Shape { context: 64, vocab: 128, block_tokens: BLOCK, blocks: 24, block_bytes: 1 };
+        let shape = Shape {
+            context: 64,
+            vocab: 128,
+            block_tokens: BLOCK,
+            blocks: 24,
+            block_bytes: 1,
+            host_blocks: 16,
+        };
         let model = SimModel::new(SimConfig { shape, ..SimConfig::default() });
         let limits =
             Limits { max_running: 2, max_waiting: 8, max_batch_tokens: 32, prefix_cache: true };
@@ -80,18 +86,23 @@ impl Rank {
         let mut truth = Vec::new();
         self.engine.cached_blocks(&mut truth);
         let inside = router.inside();
-        let slot = inside.rank(self.seat).unwrap().slot;
-        let held = inside.index.holdings(slot) as usize;
+        let slots = inside.rank(self.seat).unwrap().slots;
+        let held = inside.index.holdings(slots) as usize;
         if held != truth.len() {
             return Some(format!("{held} blocks known, {} cached", truth.len()));
         }
-        let mut scratch = Scratch::default();
-        let knows = |hash: &&BlockHash| {
-            let mut depths = vec![0; inside.index.slots()];
-            inside.index.matches(&[**hash], &mut scratch).raise(&mut depths);
-            depths[slot.index()] == 1
+        let mut depths = Depths::default();
+        let mut knows = |(hash, tier): &(BlockHash, Tier)| {
+            inside.index.look_up(&[*hash], &mut depths);
+            let device = depths.device[slots.device.index()];
+            let [host, disk] = depths.beyond(slots, device);
+            match tier {
+                Tier::Device => (device, host, disk) == (1, 0, 0),
+                Tier::Host => (device, host, disk) == (0, 1, 0),
+                Tier::Disk => false,
+            }
         };
-        let known = truth.iter().filter(knows).count();
+        let known = truth.iter().filter(|block| knows(block)).count();
         (known != truth.len()).then(|| format!("{known} of {} blocks known", truth.len()))
     }
 }

@@ -426,6 +426,20 @@ const WORKER: &[Key] = &[
         "a JSON file with times of a real engine's steps, instead of all these: docs/sim.md",
     ),
     Key::new(
+        "worker.sim.host_blocks",
+        whole(0, u32::MAX as u64),
+        Is("0"),
+        "KV blocks of a host tier, where the pool's cached blocks go when it needs room",
+    )
+    .metric("cuelight_kv_blocks_in_host")
+    .limit(|c| worker(c, |w| w.sim.host_blocks.into())),
+    Key::new(
+        "worker.sim.load_us_per_block",
+        micros(1e9),
+        Is("0"),
+        "and for each block that comes back from there",
+    ),
+    Key::new(
         "worker.sim.speedup",
         Kind::Decimal { min: 1e-6, max: 1e9 },
         Is("1.0"),

@@ -28,6 +28,18 @@ pub(super) const KEYS: &[Key] = &[
         "computed KV blocks that a cached one takes off in mode `kv`",
     ),
     Key::new(
+        "frontend.router.host_weight",
+        WEIGHT,
+        Is("0.75"),
+        "the same for one that the rank must load from its host's memory",
+    ),
+    Key::new(
+        "frontend.router.disk_weight",
+        WEIGHT,
+        Is("0.25"),
+        "the same for one that it must load from disk",
+    ),
+    Key::new(
         "frontend.router.prefill_weight",
         WEIGHT,
         Is("1.0"),

@@ -118,7 +118,7 @@ fn another(key: &schema::Key) -> String {
         (Kind::Whole { .. }, "worker.max_batch_tokens") => "777".into(),
         (Kind::Whole { .. }, "worker.max_running") => "77".into(),
         (Kind::Whole { min, step, .. }, _) => (min.max(step) + 5 * step).to_string(),
-        (Kind::Decimal { .. }, _) => "0.25".into(),
+        (Kind::Decimal { .. }, _) => "0.625".into(),
         (Kind::Time { min, .. }, _) => (min + 12.5).to_string(),
         (Kind::Switch, "worker.prefix_cache" | "worker.kv_events") => "false".into(),
         (Kind::Switch, _) => "true".into(),

@@ -3,7 +3,8 @@
 //! A block is *held* by the sequences whose tables list it, or free. A full block whose KV is
 //! completely computed is *findable* by the hash of its tokens and everything before them, held or
 //! free, until it is given to other tokens. Free blocks are reused in this order: those nobody can
-//! find, then the findable ones, least recently held first.
+//! find, then the findable ones, least recently held first. Where the model has a host tier, those
+//! move there instead of being lost, and come back when they are asked for.
 //!
 //! Two rules make a hit safe:
 //! - A hit compares tokens, salt and parent block, not only hashes: a collision is a miss.
@@ -12,16 +13,19 @@
 //!   a block somebody else has filled already continues on that one ([`Filled::Same`]).
 
 mod hash;
+mod host;
 mod list;
 #[cfg(test)]
 mod tests;
 
 pub use hash::{BlockHasher, HashKey};
 
+use host::{HostTier, Named};
 use list::FreeList;
 use rustc_hash::FxHashMap;
 
-use super::KvEvent;
+use super::model::Move;
+use super::{KvEvent, Tier};
 use crate::ids::{BlockHash, BlockId};
 
 /// Parent of a sequence's first block.
@@ -71,12 +75,20 @@ pub struct BlockManager {
     free: FreeList,
     /// Free blocks that are findable.
     idle: u32,
+    host: HostTier,
     events: Vec<KvEvent>,
+    /// Between the pool and the host tier, in order, not carried out yet.
+    moves: Vec<Move>,
 }
 
+/// Blocks of the host tier on their way into the pool; to be handed to [`BlockManager::load`].
+#[derive(Debug)]
+#[must_use]
+pub struct Loading(Vec<(BlockHash, u32)>);
+
 impl BlockManager {
-    /// A pool of `blocks` free blocks of `block_tokens` tokens.
-    pub fn new(blocks: u32, block_tokens: usize, key: &HashKey) -> Self {
+    /// A pool of `blocks` free blocks of `block_tokens` tokens, above a host tier of `host_blocks`.
+    pub fn new(blocks: u32, host_blocks: u32, block_tokens: usize, key: &HashKey) -> Self {
         let empty =
             Meta { refs: 0, parent: NO_PARENT, findable: false, salt: 0, hash: BlockHash(0) };
         let mut free = FreeList::new(blocks);
@@ -88,7 +100,9 @@ impl BlockManager {
             index: FxHashMap::default(),
             free,
             idle: 0,
+            host: HostTier::new(host_blocks, block_tokens),
             events: Vec::new(),
+            moves: Vec::new(),
         }
     }
 
@@ -115,6 +129,11 @@ impl BlockManager {
     /// Blocks nobody holds that can still be found.
     pub fn cached(&self) -> u32 {
         self.idle
+    }
+
+    /// Blocks in the host tier.
+    pub fn in_host(&self) -> u32 {
+        self.host.len()
     }
 
     /// Appends the hashes of the full blocks of `tokens` that `hashes` does not have yet.
@@ -145,6 +164,58 @@ impl BlockManager {
         }
         hit.blocks = found.len();
         hit
+    }
+
+    /// How many of the blocks named `hashes`, of which `tokens` are the tokens, the host tier has;
+    /// `parent` is the block before them.
+    pub fn find_in_host(
+        &self,
+        tokens: &[u32],
+        salt: u64,
+        hashes: &[BlockHash],
+        parent: Option<BlockHash>,
+    ) -> usize {
+        if self.host.len() == 0 {
+            return 0;
+        }
+        let parents = parent.into_iter().map(Some).chain(hashes.iter().copied().map(Some));
+        let parents = parent.is_none().then_some(None).into_iter().chain(parents);
+        let chain = hashes.iter().zip(parents).zip(tokens.chunks_exact(self.block_tokens()));
+        chain
+            .take_while(|((hash, parent), tokens)| {
+                self.host.has(Named { hash: **hash, parent: *parent, tokens, salt })
+            })
+            .count()
+    }
+
+    /// Takes blocks that were found in the host tier out of it.
+    pub fn take_from_host(&mut self, hashes: &[BlockHash]) -> Loading {
+        let take = |hash: &BlockHash| Some((*hash, self.host.take(*hash)?));
+        Loading(hashes.iter().filter_map(take).collect())
+    }
+
+    /// Loads blocks of the host tier into fresh ones, which are findable from now on.
+    pub fn load(
+        &mut self,
+        loading: Loading,
+        blocks: &[BlockId],
+        mut parent: Option<BlockId>,
+        tokens: &[u32],
+        salt: u64,
+    ) {
+        let tokens = tokens.chunks_exact(self.hasher.block_tokens());
+        for (((hash, place), block), tokens) in loading.0.into_iter().zip(blocks).zip(tokens) {
+            self.moves.push(Move::Load { place, block: *block });
+            self.host.loaded(place);
+            let filled = self.fill(*block, parent, hash, tokens, salt);
+            debug_assert_eq!(filled, Filled::Stored, "it was in the host tier alone");
+            parent = Some(*block);
+        }
+    }
+
+    /// Moves what has to be carried out before the next forward pass to the end of `out`.
+    pub fn drain_moves(&mut self, out: &mut Vec<Move>) {
+        out.append(&mut self.moves);
     }
 
     /// Whether a findable block holds exactly this: what a hash alone cannot promise.
@@ -188,15 +259,26 @@ impl BlockManager {
         true
     }
 
-    /// Makes a free block unfindable, and says so.
+    /// Makes a free block unfindable in the pool, and says so: it moves to the host tier or is gone.
     fn forget(&mut self, block: u32) {
         let meta = &mut self.meta[block as usize];
-        if meta.findable {
-            meta.findable = false;
-            self.idle -= 1;
-            self.index.remove(&meta.hash);
-            self.events.push(KvEvent::Removed { hash: meta.hash });
+        if !meta.findable {
+            return;
         }
+        meta.findable = false;
+        let Meta { hash, parent, salt, .. } = *meta;
+        self.idle -= 1;
+        self.index.remove(&hash);
+        let parent = (parent != NO_PARENT).then(|| self.meta[parent as usize].hash);
+        let size = self.block_tokens();
+        let tokens = &self.tokens[block as usize * size..][..size];
+        let Some((place, gone)) = self.host.put(Named { hash, parent, tokens, salt }) else {
+            self.events.push(KvEvent::Removed { hash });
+            return;
+        };
+        self.moves.push(Move::Save { block: BlockId(block), place });
+        self.events.extend(gone.map(|hash| KvEvent::Removed { hash }));
+        self.events.push(KvEvent::Stored { hash, parent, tier: Tier::Host });
     }
 
     /// Gives back a sequence's whole table, tail first, so that tails are reused before heads.
@@ -240,19 +322,21 @@ impl BlockManager {
             self.release_one(block.0);
             return Filled::Same(BlockId(other));
         }
+        self.host.forget(hash);
         self.index.insert(hash, block.0);
         let size = self.block_tokens();
         self.tokens[block.0 as usize * size..][..size].copy_from_slice(tokens);
         let meta = &mut self.meta[block.0 as usize];
         (meta.parent, meta.salt, meta.hash, meta.findable) = (parent_index, salt, hash, true);
         let parent = parent.map(|parent| self.meta[parent.0 as usize].hash);
-        self.events.push(KvEvent::Stored { hash, parent });
+        self.events.push(KvEvent::Stored { hash, parent, tier: Tier::Device });
         Filled::Stored
     }
 
-    /// The names of all blocks that can be found.
-    pub fn findable(&self) -> impl Iterator<Item = BlockHash> {
-        self.index.keys().copied()
+    /// The names of all blocks that can be found, and where they are.
+    pub fn findable(&self) -> impl Iterator<Item = (BlockHash, Tier)> {
+        let in_pool = self.index.keys().map(|hash| (*hash, Tier::Device));
+        in_pool.chain(self.host.names().map(|hash| (hash, Tier::Host)))
     }
 
     /// Moves what became or ceased to be findable since the last call to the end of `out`.
@@ -270,6 +354,10 @@ impl BlockManager {
             for block in table {
                 refs[block.0 as usize] += 1;
             }
+        }
+        self.host.check()?;
+        if let Some(hash) = self.host.names().find(|hash| self.index.contains_key(hash)) {
+            return Err(format!("block {hash:?} is in the pool and in the host tier"));
         }
         let mut place = vec![None; self.meta.len()];
         for (position, block) in self.free.iter().enumerate() {

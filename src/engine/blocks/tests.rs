@@ -15,7 +15,7 @@ struct Chain {
 }
 
 fn pool(blocks: u32) -> BlockManager {
-    BlockManager::new(blocks, SIZE, &HashKey::default())
+    BlockManager::new(blocks, 0, SIZE, &HashKey::default())
 }
 
 /// Takes blocks for all of `tokens`, from the cache where it can; does not fill them.
@@ -23,13 +23,19 @@ fn open(pool: &mut BlockManager, tokens: &[u32], salt: u64) -> Option<Chain> {
     let mut chain = Chain::default();
     pool.extend_hashes(tokens, salt, &mut chain.hashes);
     let hit = pool.find(tokens, salt, &chain.hashes, &mut chain.table);
+    let (rest, parent) = (&tokens[hit.blocks * SIZE..], hit.blocks.checked_sub(1));
+    let (parent, names) = (parent.map(|last| chain.hashes[last]), &chain.hashes[hit.blocks..]);
+    let loaded = pool.find_in_host(rest, salt, names, parent);
     let fresh = (tokens.len().div_ceil(SIZE) - hit.blocks) as u32;
     if pool.free() - hit.idle < fresh {
         return None;
     }
     pool.hold(&chain.table);
-    chain.cached = hit.blocks;
+    let loading = pool.take_from_host(&names[..loaded]);
+    chain.cached = hit.blocks + loaded;
     assert!(pool.allocate(fresh, &mut chain.table));
+    let (before, fresh) = chain.table.split_at(hit.blocks);
+    pool.load(loading, fresh, before.last().copied(), rest, salt);
     Some(chain)
 }
 
@@ -88,7 +94,7 @@ fn eviction_takes_unfindable_blocks_first_then_the_least_recent_tail() {
         pool.release(&mut chain.table);
     }
     let stored = events(&mut pool);
-    let [KvEvent::Stored { hash: head, parent: None }, KvEvent::Stored { hash: tail, .. }, _] =
+    let [KvEvent::Stored { hash: head, parent: None, .. }, KvEvent::Stored { hash: tail, .. }, _] =
         stored[..]
     else {
         panic!("{stored:?}")
@@ -146,20 +152,34 @@ proptest! {
     #[test]
     fn random_use_never_leaks_and_never_mixes_content(
         blocks in 1_u32..24,
+        host_blocks in 0_u32..16,
         ops in prop::collection::vec((0_u8..3, 0_usize..8, 0_usize..40, 0_u64..2), 1..200),
     ) {
-        let mut pool = pool(blocks);
+        let mut pool = BlockManager::new(blocks, host_blocks, SIZE, &HashKey::default());
         // Prompts share prefixes: `len` tokens of one of two streams that part at token 9.
         let stream = |which: usize, len: usize| -> Vec<u32> {
             (0..len).map(|i| if i < 9 { i } else { i + 100 * (which % 2) } as u32).collect()
         };
         let mut live: Vec<(Chain, Vec<u32>, u64, bool)> = Vec::new();
         let mut content: Vec<Option<(Vec<u32>, u64)>> = vec![None; blocks as usize];
+        let mut in_host = vec![None; host_blocks as usize];
         for (op, which, len, salt) in ops {
             match op {
                 0 => {
                     let tokens = stream(which, len + 1);
                     if let Some(chain) = open(&mut pool, &tokens, salt) {
+                        let mut moves = Vec::new();
+                        pool.drain_moves(&mut moves);
+                        for one in moves {
+                            match one {
+                                Move::Save { block, place } => {
+                                    in_host[place as usize] = content[block.0 as usize].take();
+                                }
+                                Move::Load { place, block } => {
+                                    content[block.0 as usize] = in_host[place as usize].take();
+                                }
+                            }
+                        }
                         for (i, block) in chain.table.iter().enumerate().take(chain.cached) {
                             let want = Some((tokens[..(i + 1) * SIZE].to_vec(), salt));
                             prop_assert_eq!(&content[block.0 as usize], &want);

@@ -12,7 +12,7 @@ use super::sample::{History, MAX_TOP_LOGPROBS, Position, Sampler};
 use super::schedule::{Limits, Scheduler, Sequence};
 use super::{
     Candidate, Description, Engine, EngineError, FinishReason, Leg, Load, PrefixCache, StepOutput,
-    TokenLogprobs, TokenOut,
+    Tier, TokenLogprobs, TokenOut,
 };
 use crate::ids::{BlockHash, LegId};
 
@@ -84,6 +84,7 @@ impl<M: Model> Engine for Embedded<M> {
                 true => PrefixCache::Told,
                 false => PrefixCache::None,
             },
+            slowest_tier: if self.shape.host_blocks > 0 { Tier::Host } else { Tier::Device },
         }
     }
 
@@ -143,7 +144,7 @@ impl<M: Model> Engine for Embedded<M> {
         self.scheduler.load()
     }
 
-    fn cached_blocks(&self, out: &mut Vec<BlockHash>) {
+    fn cached_blocks(&self, out: &mut Vec<(BlockHash, Tier)>) {
         self.scheduler.findable(out);
     }
 }

@@ -151,6 +151,7 @@ impl Model for NativeModel {
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Produced<'_>, EngineError> {
+        debug_assert!(batch.moves.is_empty(), "it has no host tier");
         debug_assert!(batch.tokens.iter().all(|id| (*id as usize) < self.shape.vocab));
         self.transformer.forward(batch).map(Produced::Logits)
     }
@@ -192,5 +193,6 @@ fn shape(config: &Config, options: &Options) -> Result<Shape, LoadError> {
         block_tokens,
         blocks,
         block_bytes,
+        host_blocks: 0,
     })
 }

@@ -24,6 +24,7 @@
 //! by a running leg lets others pass (at most `max_running` of them a step are looked past) until
 //! that block is findable or that leg no longer runs; it is then the first to be tried.
 
+mod cache;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -32,12 +33,13 @@ pub use sequence::Sequence;
 
 use std::collections::VecDeque;
 
+use cache::{Start, forget_computing};
 use rustc_hash::FxHashMap;
 use sequence::Slots;
 
-use super::blocks::{BlockManager, Filled, HashKey};
+use super::blocks::{BlockManager, HashKey};
 use super::model::{Batch, Shape, Span};
-use super::{EngineError, KvEvent, Leg, Load, Started};
+use super::{EngineError, KvEvent, Leg, Load, Started, Tier};
 use crate::ids::{BlockHash, LegId};
 
 /// How much an engine takes on.
@@ -70,32 +72,6 @@ pub struct Planned {
     pub wants_logits: bool,
 }
 
-/// What became of a waiting leg that asked to start.
-enum Start {
-    Started,
-    WaitsForPrefix,
-    NoRoom,
-}
-
-/// Lets legs that wait for these blocks go on, as far as this slot's leg was computing them.
-fn forget_computing(computing: &mut FxHashMap<BlockHash, u32>, hashes: &[BlockHash], slot: u32) {
-    for hash in hashes {
-        if computing.get(hash) == Some(&slot) {
-            computing.remove(hash);
-        }
-    }
-}
-
-/// The last of these blocks that the leg which is computing the first of them will compute.
-fn last_computing(
-    computing: &FxHashMap<BlockHash, u32>,
-    hashes: &[BlockHash],
-) -> Option<BlockHash> {
-    let slot = computing.get(hashes.first()?)?;
-    let shared = hashes.partition_point(|hash| computing.get(hash) == Some(slot));
-    Some(hashes[shared - 1])
-}
-
 /// The legs of one engine and the blocks they hold.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
@@ -125,7 +101,7 @@ impl Scheduler {
         Self {
             limits: Limits { max_running, max_batch_tokens, ..limits },
             shape,
-            blocks: BlockManager::new(shape.blocks, shape.block_tokens, key),
+            blocks: BlockManager::new(shape.blocks, shape.host_blocks, shape.block_tokens, key),
             seqs: Slots::default(),
             by_id: FxHashMap::default(),
             waiting: VecDeque::new(),
@@ -246,12 +222,13 @@ impl Scheduler {
             blocks_used: self.blocks.used(),
             blocks_cached: self.blocks.cached(),
             blocks_total: self.blocks.total(),
+            blocks_in_host: self.blocks.in_host(),
             preemptions: self.preemptions,
         }
     }
 
-    /// Appends the names of all blocks that can be found.
-    pub fn findable(&self, out: &mut Vec<BlockHash>) {
+    /// Appends the names of all blocks that can be found, and where.
+    pub fn findable(&self, out: &mut Vec<(BlockHash, Tier)>) {
         out.extend(self.blocks.findable());
     }
 
@@ -272,6 +249,7 @@ impl Scheduler {
         self.plan_decodes(batch);
         self.plan_chunks(batch);
         self.start_waiting(batch, started);
+        self.blocks.drain_moves(&mut batch.moves);
     }
 
     fn budget(&self, batch: &Batch) -> usize {
@@ -362,46 +340,6 @@ impl Scheduler {
         }
     }
 
-    /// Gives a waiting leg blocks for all its tokens, those in the cache first, if it may start.
-    fn start(&mut self, slot: u32) -> Start {
-        let headroom = self.running.len() as u32;
-        let seq = &mut self.seqs[slot];
-        if let Some(hash) = seq.waits_for.take()
-            && self.computing.contains_key(&hash)
-        {
-            seq.waits_for = Some(hash);
-            return Start::WaitsForPrefix;
-        }
-        let (tokens, salt) = (&seq.leg.tokens, seq.leg.salt);
-        if self.limits.prefix_cache {
-            self.blocks.extend_hashes(tokens, salt, &mut seq.hashes);
-        }
-        // The last token is computed even if it is cached: the next one follows from its logits.
-        let usable = seq.hashes.len().min((tokens.len() - 1) / self.shape.block_tokens);
-        let hit = self.blocks.find(tokens, salt, &seq.hashes[..usable], &mut seq.blocks);
-        if let Some(hash) = last_computing(&self.computing, &seq.hashes[hit.blocks..usable]) {
-            seq.waits_for = Some(hash);
-            seq.blocks.clear();
-            return Start::WaitsForPrefix;
-        }
-        let fresh = (tokens.len().div_ceil(self.shape.block_tokens) - hit.blocks) as u32;
-        if self.blocks.free() < fresh + hit.idle + headroom {
-            seq.blocks.clear();
-            return Start::NoRoom;
-        }
-        self.blocks.hold(&seq.blocks);
-        seq.reserve(self.shape.block_tokens);
-        let enough = self.blocks.allocate(fresh, &mut seq.blocks);
-        debug_assert!(enough, "counted above");
-        seq.computed = hit.blocks * self.shape.block_tokens;
-        seq.findable = hit.blocks;
-        (seq.chained, seq.running) = (self.limits.prefix_cache, true);
-        for hash in &seq.hashes[hit.blocks..] {
-            self.computing.entry(*hash).or_insert(slot);
-        }
-        Start::Started
-    }
-
     /// Adds the next `rows` tokens of a running leg to the batch.
     fn push(&mut self, batch: &mut Batch, slot: u32, rows: usize) {
         let seq = &self.seqs[slot];
@@ -425,28 +363,6 @@ impl Scheduler {
             if seq.chained && (seq.findable + 1) * self.shape.block_tokens <= seq.computed {
                 self.publish(slot);
             }
-        }
-    }
-
-    fn publish(&mut self, slot: u32) {
-        let (seq, size) = (&mut self.seqs[slot], self.shape.block_tokens);
-        self.blocks.extend_hashes(&seq.leg.tokens, seq.leg.salt, &mut seq.hashes);
-        while (seq.findable + 1) * size <= seq.computed {
-            let at = seq.findable;
-            let hash = seq.hashes[at];
-            let parent = at.checked_sub(1).map(|before| seq.blocks[before]);
-            let tokens = &seq.leg.tokens[at * size..(at + 1) * size];
-            match self.blocks.fill(seq.blocks[at], parent, hash, tokens, seq.leg.salt) {
-                Filled::Stored => {}
-                Filled::Same(block) => seq.blocks[at] = block,
-                Filled::Taken => {
-                    forget_computing(&mut self.computing, &seq.hashes[at..], slot);
-                    seq.chained = false;
-                    return;
-                }
-            }
-            forget_computing(&mut self.computing, &seq.hashes[at..=at], slot);
-            seq.findable += 1;
         }
     }
 

@@ -7,7 +7,7 @@ use crate::engine::Sampling;
 use crate::ids::RequestId;
 
 fn shape(blocks: u32) -> Shape {
-    Shape { context: 256, vocab: 1000, block_tokens: 4, blocks, block_bytes: 1 }
+    Shape { context: 256, vocab: 1000, block_tokens: 4, blocks, block_bytes: 1, host_blocks: 0 }
 }
 
 fn scheduler(blocks: u32, max_running: usize, max_batch_tokens: usize) -> Scheduler {

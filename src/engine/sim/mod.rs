@@ -15,7 +15,7 @@ use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::EngineError;
-use super::model::{Batch, Model, Produced, Shape, Span};
+use super::model::{Batch, Model, Move, Produced, Shape, Span};
 use crate::ids::BlockId;
 pub use timing::{Formula, Law, Table, TableError, Timing, Work};
 
@@ -50,6 +50,7 @@ impl Default for SimConfig {
                 block_tokens: 16,
                 blocks: 4096,
                 block_bytes: 16 * size_of::<u64>(),
+                host_blocks: 0,
             },
             seed: 0,
             answers: 32..127,
@@ -117,6 +118,8 @@ pub struct SimModel {
     config: SimConfig,
     /// `[blocks]`
     kv: Vec<Kv>,
+    /// `[host_blocks]`
+    host: Vec<Kv>,
     answers: Vec<u32>,
     pace: pace::Pace,
 }
@@ -131,6 +134,7 @@ impl SimModel {
         let blocks = config.shape.blocks as usize;
         Self {
             kv: vec![Kv::default(); blocks],
+            host: vec![Kv::default(); config.shape.host_blocks as usize],
             answers: Vec::new(),
             pace: pace::Pace::new(config.timing.clone()),
             config,
@@ -208,6 +212,19 @@ impl Model for SimModel {
     fn forward(&mut self, batch: &Batch) -> Result<Produced<'_>, EngineError> {
         self.pace.start();
         self.answers.clear();
+        for &one in &batch.moves {
+            match one {
+                Move::Save { block, place } => {
+                    // What is read from the pool now must not be what is there.
+                    let kv = std::mem::take(&mut self.kv[block.0 as usize]);
+                    self.host[place as usize] = kv;
+                }
+                Move::Load { place, block } => {
+                    let kv = std::mem::take(&mut self.host[place as usize]);
+                    self.kv[block.0 as usize] = kv;
+                }
+            }
+        }
         for span in &batch.spans {
             let tokens = &batch.tokens[span.first_row..][..span.rows];
             let table = &batch.blocks[span.first_block..][..span.blocks];

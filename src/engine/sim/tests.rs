@@ -5,7 +5,14 @@ use std::time::{Duration, Instant};
 use super::*;
 
 fn config() -> SimConfig {
-    let shape = Shape { context: 64, vocab: 256, block_tokens: 4, blocks: 8, block_bytes: 32 };
+    let shape = Shape {
+        context: 64,
+        vocab: 256,
+        block_tokens: 4,
+        blocks: 8,
+        block_bytes: 32,
+        host_blocks: 0,
+    };
     SimConfig { shape, attend: true, ..SimConfig::default() }
 }
 
@@ -23,6 +30,7 @@ fn run(model: &mut SimModel, tokens: &[u32], from: usize, blocks: &[u32]) -> u32
         tokens: tokens[from..].to_vec(),
         spans: vec![span],
         blocks: blocks.iter().map(|&block| BlockId(block)).collect(),
+        ..Batch::default()
     };
     match model.forward(&batch) {
         Ok(Produced::Tokens(tokens)) => tokens[0],
@@ -86,7 +94,7 @@ fn steps_take_the_time_the_config_says() {
         decode_ns_per_pair: 500.0,
         decode_ns_per_context_token: 250.0,
     };
-    let timing = Timing { law: Law::Formula(formula), speedup: 2.0 };
+    let timing = Timing { law: Law::Formula(formula), load_us_per_block: 7.0, speedup: 2.0 };
     let span = |rows, start| Span {
         first_row: 0,
         rows,
@@ -99,17 +107,27 @@ fn steps_take_the_time_the_config_says() {
         tokens: vec![0; 15],
         spans: vec![span(9, 0), span(4, 10), span(1, 3), span(1, 7)],
         blocks: Vec::new(),
+        moves: vec![
+            Move::Save { block: BlockId(1), place: 0 },
+            Move::Load { place: 1, block: BlockId(1) },
+            Move::Load { place: 2, block: BlockId(2) },
+        ],
     };
     let work = Work::of(&batch);
     let pairs = 45.0 + (11 + 12 + 13 + 14) as f64;
-    let expected =
-        Work { prefill_tokens: 13.0, prefill_pairs: pairs, legs: 2.0, context_tokens: 12.0 };
+    let expected = Work {
+        prefill_tokens: 13.0,
+        prefill_pairs: pairs,
+        legs: 2.0,
+        context_tokens: 12.0,
+        loaded_blocks: 2.0,
+    };
     assert_eq!(work, expected);
-    let us = 100.0 + 130.0 + pairs + 100.0 + 2.0 + 3.0;
+    let us = 100.0 + 130.0 + pairs + 100.0 + 2.0 + 3.0 + 14.0;
     assert_eq!(timing.of(&work), Duration::from_secs_f64(us / 2e6));
 
     let formula = Formula { step_us: 1000.0, ..Formula::default() };
-    let timing = Timing { law: Law::Formula(formula), speedup: 1.0 };
+    let timing = Timing { law: Law::Formula(formula), load_us_per_block: 0.0, speedup: 1.0 };
     let mut model = SimModel::new(SimConfig { timing, ..config() });
     let start = Instant::now();
     for _ in 0..20 {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::engine::model::Batch;
+use crate::engine::model::{Batch, Move};
 
 /// No step takes longer: eleven days.
 const MOST_US: f64 = 1e12;
@@ -18,6 +18,8 @@ const MOST_US: f64 = 1e12;
 pub struct Timing {
     /// How the time follows from the work.
     pub law: Law,
+    /// Microseconds for every block that is loaded from the host tier.
+    pub load_us_per_block: f64,
     /// How many times faster than that it really runs.
     pub speedup: f64,
 }
@@ -50,7 +52,7 @@ pub struct Formula {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { law: Law::Formula(Formula::default()), speedup: 1.0 }
+        Self { law: Law::Formula(Formula::default()), load_us_per_block: 0.0, speedup: 1.0 }
     }
 }
 
@@ -65,12 +67,15 @@ pub struct Work {
     pub legs: f64,
     /// Tokens that they look back at, their own included.
     pub context_tokens: f64,
+    /// Blocks that are loaded from the host tier.
+    pub loaded_blocks: f64,
 }
 
 impl Work {
     /// That of a batch.
     pub fn of(batch: &Batch) -> Self {
-        let mut work = Self::default();
+        let loads = batch.moves.iter().filter(|one| matches!(one, Move::Load { .. }));
+        let mut work = Self { loaded_blocks: loads.count() as f64, ..Self::default() };
         for span in &batch.spans {
             let (rows, before) = (span.rows as f64, span.start as f64);
             if span.rows == 1 && span.start > 0 {
@@ -91,14 +96,14 @@ impl Timing {
         let us = match &self.law {
             Law::Formula(formula) => formula.us(work),
             Law::Table(table) => table.us(work),
-        };
+        } + self.load_us_per_block * work.loaded_blocks;
         let us = (us / self.speedup).min(MOST_US);
         Duration::try_from_secs_f64(us / 1e6).unwrap_or_default()
     }
 
     /// Whether nothing takes any time.
     pub fn is_instant(&self) -> bool {
-        self.law == Law::Formula(Formula::default())
+        self.law == Law::Formula(Formula::default()) && self.load_us_per_block == 0.0
     }
 }
 
@@ -293,7 +298,7 @@ mod tests {
             assert!((table.us(&work) - us).abs() < 1e-9, "{work:?}: {} not {us}", table.us(&work));
         }
         let both = Work { legs: 1.0, context_tokens: 100.0, ..prefill(100.0, 0.0) };
-        let timing = Timing { law: Law::Table(table.into()), speedup: 5.0 };
+        let timing = Timing { law: Law::Table(table.into()), load_us_per_block: 0.0, speedup: 5.0 };
         assert_eq!(timing.of(&both), Duration::from_micros(3));
     }
 

@@ -178,3 +178,29 @@ def test_room_that_a_busy_front_end_gave_back_can_be_used_at_once_by_an_idle_one
     for thread in threads:
         thread.join()
     assert outcomes == [4] * 12
+
+
+def test_what_the_pool_gave_up_is_loaded_from_the_host_tier_and_counts_for_less(cluster):
+    front = cluster.frontend(frontend__router__predicted_ttl_s=0)
+    small = {"worker__engine": "sim", "worker__kv_blocks": 24, "worker__sim__load_us_per_block": 100}
+    first = cluster.worker("w1", worker__sim__host_blocks=64, **small)
+    cluster.worker("w2", **small)
+    cluster.wait_for_ranks(front, 2)
+    with client_of(front) as client:
+        def ask(which, **extra):
+            ids = [100 + which] * 320  # 20 blocks
+            answer = client.completions.create(model=MODEL, prompt=ids, max_tokens=4, temperature=0,
+                                               extra_body={"explain_routing": True, "ignore_eos": True, **extra})
+            placed = answer.model_extra["cuelight"]["routing"][0][0]
+            return answer, {rank["rank"]: rank for rank in placed["ranks"]}
+
+        before, _ = ask(1, rank="w1/cuelight-tiny/0")
+        ask(2, rank="w1/cuelight-tiny/0")  # takes the room of the first
+        eventually("blocks are in the host tier", lambda: first.metric("cuelight_kv_blocks_in_host") > 10)
+
+        after, ranks = ask(1)
+    mine, other = ranks["w1/cuelight-tiny/0"], ranks["w2/cuelight-tiny/0"]
+    assert mine["host_blocks"] > 10 and mine["cached_blocks"] + mine["host_blocks"] == 20, mine
+    assert other["host_blocks"] == 0 and mine["cost"] < other["cost"], (mine, other)
+    assert after.usage.prompt_tokens_details.cached_tokens == 19 * 16, "all but the last block, which is computed"
+    assert after.choices[0].text == before.choices[0].text

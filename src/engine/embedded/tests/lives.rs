@@ -185,3 +185,21 @@ fn corrupted_kv_gives_other_tokens() {
     driver.run();
     assert_ne!(driver.outputs[&leg.id], expected(&config, &leg).0);
 }
+
+#[test]
+fn blocks_that_the_pool_gave_up_come_back_from_the_host_tier() {
+    let config = SimConfig { eos: None, ..sim_with_host(16, 32) };
+    let mut driver = Driver::new(SimModel::new(config.clone()), limits(4, 64));
+    // Each fills 12 of the 16 blocks, so the second one needs what the first one has left.
+    for (request, which) in [(0, 0), (1, 1), (2, 0)] {
+        let leg = leg(request, prompt(which, 45), 3, &greedy());
+        driver.admit(leg.clone()).unwrap();
+        driver.run();
+        assert_eq!(driver.outputs[&leg.id], expected(&config, &leg).0, "leg {request}");
+    }
+    let load = driver.engine.load();
+    assert!(load.blocks_in_host >= 4, "what the second one had is there now: {load:?}");
+    assert_eq!(driver.cached[&id(2)], 44, "all of it was found, some in the pool, some below it");
+    let shared = 8; // of the two prompts
+    assert_eq!(driver.computed, 45 + (45 - shared) + 1 + 3 * 2);
+}

@@ -9,14 +9,19 @@ use std::sync::Arc;
 use super::*;
 use crate::engine::sample::random_bits;
 use crate::engine::sim::{SimConfig, SimModel};
-use crate::engine::{KvEvent, Sampling};
+use crate::engine::{KvEvent, Sampling, Tier};
 use crate::ids::RequestId;
 
 /// Steps after which a test gives up: far more than its legs need.
 const ENOUGH_STEPS: usize = 20_000;
 
 fn sim(blocks: u32) -> SimConfig {
-    let shape = Shape { context: 96, vocab: 64, block_tokens: 4, blocks, block_bytes: 1 };
+    sim_with_host(blocks, 0)
+}
+
+fn sim_with_host(blocks: u32, host_blocks: u32) -> SimConfig {
+    let shape =
+        Shape { context: 96, vocab: 64, block_tokens: 4, blocks, block_bytes: 1, host_blocks };
     SimConfig { shape, answers: 8..64, eos: Some((2, 40)), attend: true, ..SimConfig::default() }
 }
 
@@ -80,7 +85,7 @@ struct Driver<M: Model> {
     outputs: HashMap<LegId, Vec<u32>>,
     ends: HashMap<LegId, FinishReason>,
     failed: Vec<(LegId, EngineError)>,
-    findable: HashSet<crate::ids::BlockHash>,
+    findable: HashMap<crate::ids::BlockHash, Tier>,
     cached: HashMap<LegId, u32>,
     computed: usize,
 }
@@ -94,7 +99,7 @@ impl<M: Model> Driver<M> {
             outputs: HashMap::new(),
             ends: HashMap::new(),
             failed: Vec::new(),
-            findable: HashSet::new(),
+            findable: HashMap::new(),
             cached: HashMap::new(),
             computed: 0,
         }
@@ -135,12 +140,15 @@ impl<M: Model> Driver<M> {
         }
         for event in &self.out.kv_events {
             assert!(match event {
-                KvEvent::Stored { hash, parent } =>
-                    parent.is_none_or(|parent| self.findable.contains(&parent))
-                        && self.findable.insert(*hash),
-                KvEvent::Removed { hash } => self.findable.remove(hash),
+                KvEvent::Stored { hash, parent, tier } =>
+                    parent.is_none_or(|parent| self.findable.contains_key(&parent))
+                        && self.findable.insert(*hash, *tier) != Some(*tier),
+                KvEvent::Removed { hash } => self.findable.remove(hash).is_some(),
             });
         }
+        let mut cached = Vec::new();
+        self.engine.cached_blocks(&mut cached);
+        assert_eq!(cached.into_iter().collect::<HashMap<_, _>>(), self.findable);
         self.computed += self.out.computed_tokens;
     }
 

@@ -40,8 +40,9 @@ proptest! {
         max_running in 1_usize..9,
         max_batch_tokens in 1_usize..40,
         prefix_cache in any::<bool>(),
+        host_blocks in prop_oneof![Just(0_u32), 1_u32..40],
     ) {
-        let config = sim(blocks);
+        let config = sim_with_host(blocks, host_blocks);
         let limits = Limits { prefix_cache, ..limits(max_running, max_batch_tokens) };
         let mut driver = Driver::new(SimModel::new(config.clone()), limits);
         let mut legs = HashMap::new();
@@ -94,7 +95,7 @@ impl Dice {
 /// do, for as long as it takes to serve a few hundred of them on a pool that is too small.
 fn serve_with_losses(seed: u64) {
     let mut dice = Dice { seed, rolled: 0 };
-    let config = sim(30 + dice.below(40) as u32);
+    let config = sim_with_host(30 + dice.below(40) as u32, dice.below(60) as u32);
     let limits = limits(1 + dice.below(12) as usize, 1 + dice.below(50) as usize);
     let mut driver = Driver::new(SimModel::new(config.clone()), limits);
     let mut legs: HashMap<LegId, Leg> = HashMap::new();

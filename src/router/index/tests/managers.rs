@@ -94,7 +94,7 @@ proptest! {
         let mut index = PrefixIndex::new();
         let mut ranks: Vec<Rank> = (0..RANKS)
             .map(|_| Rank {
-                pool: BlockManager::new(pool_blocks, SIZE, &HashKey::default()),
+                pool: BlockManager::new(pool_blocks, 0, SIZE, &HashKey::default()),
                 slot: index.add_rank(),
                 findable: FxHashSet::default(),
             })
