@@ -129,7 +129,8 @@ pub struct Frontend {
     /// `frontend.header_timeout_s`: how long a client may take over its headers and, again, over
     /// its body. Default 30 s.
     pub header_timeout: Duration,
-    /// `frontend.request_timeout_s`: longest life of a request. Default 600 s.
+    /// `frontend.request_timeout_s`: longest life of a request, and of a write of which its client
+    /// takes nothing. Default 600 s.
     pub request_timeout: Duration,
     /// `frontend.stream_buffer_bytes`: unread bytes of one stream before its client is cut off.
     /// Default 1 MiB.

@@ -48,25 +48,31 @@ pub async fn serve(
 
 /// On a node with a front end what clients are told; else whether the worker can be used.
 async fn health(State(admin): State<Arc<Admin>>) -> Response {
+    let refused = admin.node.refused_nodes();
     let (status, body) = match &admin.frontend {
-        Some(handle) => {
-            let refused = admin.node.refused_nodes();
-            info::health_of(&handle.readiness(), handle.draining(), &refused)
-        }
-        None => worker_health(admin.node.worker_up(), admin.node.draining()),
+        Some(handle) => info::health_of(&handle.readiness(), handle.draining(), &refused),
+        None => worker_health(admin.node.worker_up(), admin.node.draining(), &refused),
     };
     let mut response = json_response(&body);
     *response.status_mut() = status;
     response
 }
 
-fn worker_health(up: bool, draining: bool) -> (StatusCode, serde_json::Value) {
+fn worker_health(
+    up: bool,
+    draining: bool,
+    refused: &[(String, String)],
+) -> (StatusCode, serde_json::Value) {
     let (code, status) = match (draining, up) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
         (false, false) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
         (false, true) => (StatusCode::OK, "ready"),
     };
-    (code, json!({ "status": status, "draining": draining, "worker_up": up }))
+    let refused_nodes = info::refused_nodes(refused);
+    let body = json!({
+        "status": status, "draining": draining, "worker_up": up, "refused_nodes": refused_nodes,
+    });
+    (code, body)
 }
 
 async fn show_metrics(State(admin): State<Arc<Admin>>) -> Response {
@@ -106,7 +112,7 @@ mod tests {
         let cases =
             [(false, false, 503), (true, false, 200), (true, true, 503), (false, true, 503)];
         for (up, draining, want) in cases {
-            assert_eq!(worker_health(up, draining).0.as_u16(), want, "{up} {draining}");
+            assert_eq!(worker_health(up, draining, &[]).0.as_u16(), want, "{up} {draining}");
         }
     }
 }

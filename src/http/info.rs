@@ -56,14 +56,19 @@ pub(super) fn health_of(
             })
         })
         .collect();
-    let refused: Vec<_> = refused
-        .iter()
-        .map(|(address, reason)| json!({ "address": address, "reason": reason }))
-        .collect();
+    let refused_nodes = refused_nodes(refused);
     let body = json!({
-        "status": status, "draining": draining, "models": models, "refused_nodes": refused,
+        "status": status, "draining": draining, "models": models, "refused_nodes": refused_nodes,
     });
     (code, body)
+}
+
+/// Nodes that cannot join, and why.
+pub(super) fn refused_nodes(refused: &[(String, String)]) -> Value {
+    refused
+        .iter()
+        .map(|(address, reason)| json!({ "address": address, "reason": reason }))
+        .collect()
 }
 
 /// `GET /v1/models`

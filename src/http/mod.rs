@@ -21,6 +21,7 @@ mod prepare;
 mod random;
 mod read;
 pub mod server;
+mod stalled;
 mod tls;
 mod tokenize;
 

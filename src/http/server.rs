@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::app::App;
+use super::stalled::Stalled;
 use super::tls::{self, TlsError};
 use crate::actors::handle::FrontendHandle;
 use crate::config::Frontend;
@@ -65,6 +66,7 @@ pub async fn serve(
         app,
         tls,
         header_timeout: config.header_timeout,
+        stall_timeout: config.request_timeout,
         shutdown: shutdown.clone(),
     });
     let mut tasks = tokio::task::JoinSet::new();
@@ -101,6 +103,7 @@ struct Shared {
     router: Router,
     tls: Option<TlsAcceptor>,
     header_timeout: Duration,
+    stall_timeout: Duration,
     shutdown: watch::Receiver<bool>,
 }
 
@@ -147,7 +150,7 @@ impl Shared {
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Stalled::new(stream, self.stall_timeout)), service);
         let mut connection = std::pin::pin!(connection);
         let mut shutdown = self.shutdown.clone();
         let result = tokio::select! {

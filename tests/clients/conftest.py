@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from cuelight_answers import slow_down
 from cuelight_cluster import Cluster
 from cuelight_server import MODEL, SLOW, Server, client_of
 
@@ -82,3 +83,14 @@ def cluster(tmp_path):
     cluster = Cluster(tmp_path)
     yield cluster
     cluster.end()
+
+
+@pytest.fixture
+def trio(cluster):
+    """A front end and two workers whose steps take a few milliseconds."""
+    front = cluster.frontend(cluster__failure_detection_ms=600)
+    sets = dict(cluster__failure_detection_ms=600, supervision__restarts=100, worker__step_timeout_s=1)
+    workers = [cluster.worker(f"w{i}", **sets) for i in (1, 2)]
+    cluster.wait_for_ranks(front, 2)
+    slow_down(*workers)
+    return front, {worker.name: worker for worker in workers}

@@ -154,7 +154,7 @@ const FRONTEND: &[Key] = &[
         "frontend.request_timeout_s",
         seconds(0.01, 30.0 * DAY_S),
         Is("600"),
-        "longest life of a request",
+        "longest life of a request, and how long a client may take nothing of what is sent to it",
     )
     .metric("cuelight_request_duration_seconds")
     .limit(|c| frontend(c, |f| f.request_timeout.as_secs_f64())),

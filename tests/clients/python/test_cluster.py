@@ -9,61 +9,15 @@ import httpx
 import openai
 import pytest
 
+from cuelight_answers import LONG, ask, busy, slow_down
 from cuelight_server import MODEL, client_of, eventually
 
-PROMPT = "Count up: one, two, three,"
-LONG = dict(model=MODEL, prompt=PROMPT, max_tokens=160, temperature=0)
 ANSWERS = {
     "greedy": {},
     "sampled, two choices": dict(temperature=0.9, seed=7, n=2),
     "logprobs": dict(logprobs=3),
     "a stop string that comes late": dict(stop=["10 * 10"]),
 }
-
-
-def read(stream, on_chunk=lambda count: None):
-    """All that a stream says: the text of each choice, finish reasons, log probabilities, usage, ranks."""
-    texts, finishes, logprobs, usage, ranks = {}, {}, {}, None, None
-    for count, chunk in enumerate(stream):
-        for choice in chunk.choices:
-            texts[choice.index] = texts.get(choice.index, "") + choice.text
-            if choice.finish_reason:
-                finishes[choice.index] = choice.finish_reason
-            if choice.logprobs:
-                logprobs.setdefault(choice.index, []).extend(choice.logprobs.token_logprobs)
-        if chunk.usage:
-            usage = (chunk.usage.prompt_tokens, chunk.usage.completion_tokens)
-        ranks = (chunk.model_extra or {}).get("cuelight", {}).get("ranks", ranks)
-        on_chunk(count)
-    return dict(texts=texts, finishes=finishes, logprobs=logprobs, usage=usage), ranks
-
-
-def ask(client, on_chunk=lambda count: None, **options):
-    body = {"ignore_eos": True, "return_ranks": True}
-    stream = client.completions.create(stream=True, stream_options={"include_usage": True}, extra_body=body,
-                                       **{**LONG, **options})
-    return read(stream, on_chunk)
-
-
-def busy(workers):
-    """A worker that runs a leg now."""
-    return next(worker for worker in workers.values() if worker.metric("cuelight_running") > 0)
-
-
-def slow_down(*workers, ms=4):
-    for worker in workers:
-        worker.inject("slow_steps", ms=ms)
-
-
-@pytest.fixture
-def trio(cluster):
-    """A front end and two workers whose steps take a few milliseconds."""
-    front = cluster.frontend(cluster__failure_detection_ms=600)
-    sets = dict(cluster__failure_detection_ms=600, supervision__restarts=100, worker__step_timeout_s=1)
-    workers = [cluster.worker(f"w{i}", **sets) for i in (1, 2)]
-    cluster.wait_for_ranks(front, 2)
-    slow_down(*workers)
-    return front, {worker.name: worker for worker in workers}
 
 
 @pytest.mark.parametrize("fault", ["crash", "stop", "drain", "engine_panic", "step_fails", "step_hangs", "kill Rank",

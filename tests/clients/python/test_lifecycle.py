@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -117,6 +118,36 @@ def test_health_metrics_tree_and_description_are_there(server, client):
     for path in ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health", "/live", "/metrics", "/tokenize",
                  "/detokenize"):
         assert path in openapi["paths"], path
+
+
+def histogram(server, name):
+    """(upper bounds with the observations up to each, sum, count) of a histogram."""
+    text = server.get("/metrics")[2]
+    assert f"# TYPE {name} histogram" in text
+    buckets = {float(le): int(count) for le, count in re.findall(rf'^{name}_bucket{{.*?le="(.*?)".*}} (\d+)$', text, re.M)}
+    return buckets, server.metric(f"{name}_sum"), server.metric(f"{name}_count")
+
+
+def test_histograms_and_counters_of_tokens_say_what_clients_are_told(make_server):
+    server = make_server()
+    prompt = "one two three four five six seven eight nine ten " * 10
+    with client_of(server) as client:
+        usages = [client.completions.create(model=MODEL, prompt=prompt, max_tokens=tokens, temperature=0,
+                                            extra_body={"ignore_eos": True}).usage for tokens in (3, 40, 40)]
+    told = {"prompt": [usage.prompt_tokens for usage in usages],
+            "output": [usage.completion_tokens for usage in usages],
+            "cached": [usage.prompt_tokens_details.cached_tokens for usage in usages]}
+    prompt_tokens = httpx.post(f"{server.origin}/tokenize", json={"model": MODEL, "prompt": prompt}).json()["count"]
+    blocks = (prompt_tokens - 1) // 16 * 16  # whole ones, and the last token is always computed
+    assert told == {"prompt": [prompt_tokens] * 3, "output": [3, 40, 40], "cached": [0, blocks, blocks]}
+    assert blocks > 100
+    for kind, tokens in told.items():
+        eventually(f"{kind} tokens of three requests are counted",
+                   lambda: histogram(server, f"cuelight_request_{kind}_tokens")[2] == 3)
+        buckets, total, _ = histogram(server, f"cuelight_request_{kind}_tokens")
+        assert total == sum(tokens) == server.metric(f"cuelight_{kind}_tokens_total"), kind
+        assert len(buckets) > 10, kind
+        assert buckets == {le: sum(count <= le for count in tokens) for le in buckets}, kind
 
 
 def test_many_clients_at_once_are_all_answered(server):
