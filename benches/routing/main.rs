@@ -1,7 +1,7 @@
 //! How well requests are routed: real schedulers and prefix caches in simulated time, the product's
 //! router in its modes next to Dynamo's cost function and an oracle, on the same traces.
 //!
-//! `cargo bench --bench routing [-- --ranks 8,64] [-- --plots DIR]`
+//! `cargo bench --bench routing [-- --ranks 8,64] [-- --plots DIR] [-- --trace FILE] [-- --decode-weights 0.5]`
 
 mod plot;
 mod policy;
@@ -24,6 +24,15 @@ struct Cli {
     /// Seed of the traces
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// A trace in Mooncake's format, instead of those that are made up
+    #[arg(long)]
+    trace: Option<PathBuf>,
+    /// How many of its requests
+    #[arg(long, default_value_t = 2000)]
+    requests: usize,
+    /// Other weights of blocks in use for mode `kv`, each in rows of its own
+    #[arg(long, value_delimiter = ',')]
+    decode_weights: Vec<f64>,
     /// Where plots go
     #[arg(long)]
     plots: Option<PathBuf>,
@@ -40,8 +49,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
     for &ranks in &cli.ranks {
-        for trace in [trace::sessions(ranks, cli.seed), trace::prefixes(ranks, cli.seed)] {
-            let curves = compare(&trace, ranks);
+        let traces = match &cli.trace {
+            Some(path) => vec![trace::recorded(path, ranks, cli.requests)?],
+            None => vec![trace::sessions(ranks, cli.seed), trace::prefixes(ranks, cli.seed)],
+        };
+        for trace in traces {
+            let curves = compare(&trace, ranks, &cli.decode_weights);
             if let Some(dir) = &cli.plots {
                 let file = format!("{}-{ranks}.svg", trace.name.replace(' ', "-"));
                 let title = format!("{}, {ranks} ranks", trace.name);
@@ -52,10 +65,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn compare(trace: &Trace, ranks: usize) -> Vec<plot::Curve> {
+fn compare(trace: &Trace, ranks: usize, decode_weights: &[f64]) -> Vec<plot::Curve> {
     let mut curves = Vec::new();
-    for name in policy::NAMES {
-        let outcome = simulate::run(trace, ranks, name);
+    let others = decode_weights.iter().map(|weight| format!("kv, decode {weight}"));
+    for name in policy::NAMES.into_iter().map(str::to_owned).chain(others) {
+        let outcome = simulate::run(trace, ranks, &name);
         let at = |share: f64| outcome.ttft[((outcome.ttft.len() - 1) as f64 * share) as usize];
         let mean = outcome.ttft.iter().sum::<f64>() / outcome.ttft.len() as f64;
         println!(

@@ -11,7 +11,7 @@ const HEIGHT: f64 = 300.0;
 const DECADES: (f64, f64) = (-2.0, 2.0);
 
 /// One curve: its name, and sorted seconds.
-pub(crate) type Curve = (&'static str, Vec<f64>);
+pub(crate) type Curve = (String, Vec<f64>);
 
 fn x(seconds: f64) -> f64 {
     let share = (seconds.max(1e-9).log10() - DECADES.0) / (DECADES.1 - DECADES.0);

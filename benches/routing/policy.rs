@@ -45,7 +45,11 @@ pub(crate) struct Chosen {
 
 impl Policy {
     pub(crate) fn new(name: &str, ranks: usize, description: &Description) -> Self {
-        let Some(mode) = Mode::named(name) else {
+        let (mode, decode) = match name.strip_prefix("kv, decode ") {
+            Some(weight) => (Some(Mode::Kv), weight.parse().ok()),
+            None => (Mode::named(name), None),
+        };
+        let Some(mode) = mode else {
             let mut index = Box::new(PrefixIndex::new());
             let slots = (0..ranks).map(|_| index.add_rank()).collect();
             let (scratch, oracle) = (Scratch::default(), name == "oracle");
@@ -53,6 +57,7 @@ impl Policy {
         };
         let mut config = config::Router::default();
         config.mode = mode;
+        config.weights.decode = decode.unwrap_or(config.weights.decode);
         // The clock of the simulation is not the router's: guesses must not end early.
         config.predicted_ttl = std::time::Duration::from_secs(5);
         config.silent_ttl = std::time::Duration::from_secs(120);

@@ -17,8 +17,6 @@ use crate::trace::{Trace, VOCAB};
 
 /// Tokens in a KV block.
 const BLOCK: usize = 16;
-/// KV blocks of a rank: 65,536 tokens.
-const BLOCKS: u32 = 4096;
 /// A step takes this long, and so much more for each prompt token and each leg that decodes, in
 /// seconds: roughly an 8 B model on one large GPU.
 const STEP_S: f64 = 0.006;
@@ -85,10 +83,10 @@ struct World<'a> {
 pub(crate) fn run(trace: &Trace, ranks: usize, policy: &str) -> Outcome {
     let engine = || {
         let shape = Shape {
-            context: 16_384,
+            context: trace.context,
             vocab: VOCAB as usize,
             block_tokens: BLOCK,
-            blocks: BLOCKS,
+            blocks: trace.pool,
             block_bytes: 1,
             host_blocks: 0,
         };

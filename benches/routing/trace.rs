@@ -1,4 +1,11 @@
-//! What is asked: conversations of many turns, and prompts that share long beginnings.
+//! What is asked: conversations of many turns, prompts that share long beginnings, and recorded traces.
+
+use std::error::Error;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use cuelight::bench::trace;
 
 /// A small generator of random numbers (splitmix64): the same seed, the same trace.
 pub(crate) struct Draw(u64);
@@ -44,8 +51,18 @@ pub(crate) struct Request {
 
 /// Requests in the order in which their conversations begin.
 pub(crate) struct Trace {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) requests: Vec<Request>,
+    /// KV blocks of a rank.
+    pub(crate) pool: u32,
+    /// Longest sequence in tokens.
+    pub(crate) context: usize,
+}
+
+impl Trace {
+    fn of(name: &str, requests: Vec<Request>) -> Self {
+        Self { name: name.to_owned(), requests, pool: 4096, context: 16_384 }
+    }
 }
 
 /// Ids of the simulated model.
@@ -75,7 +92,7 @@ pub(crate) fn sessions(ranks: usize, seed: u64) -> Trace {
             requests.push(Request { at: wait, tokens, output, after });
         }
     }
-    Trace { name: "sessions", requests }
+    Trace::of("sessions", requests)
 }
 
 /// Prompts of which most is one of many shared beginnings, some of them far more popular.
@@ -99,5 +116,37 @@ pub(crate) fn prefixes(ranks: usize, seed: u64) -> Trace {
         let output = draw.between(16, 128) as u32;
         requests.push(Request { at, tokens, output, after: None });
     }
-    Trace { name: "shared prefixes", requests }
+    Trace::of("shared prefixes", requests)
+}
+
+/// Tokens that an id of a recorded trace stands for.
+const MOONCAKE_BLOCK: u32 = 512;
+
+/// The first requests of a trace in Mooncake's format, come as fast as keeps so many ranks busy: one
+/// every two seconds for each. Ranks have room for 524,288 tokens of KV.
+pub(crate) fn recorded(path: &Path, ranks: usize, count: usize) -> Result<Trace, Box<dyn Error>> {
+    let mut entries = trace::read(BufReader::new(File::open(path)?), MOONCAKE_BLOCK)?;
+    entries.truncate(count);
+    let last = entries.last().map_or(1.0, |entry| entry.at.as_secs_f64().max(1.0));
+    let pace = 2.0 * entries.len() as f64 / ranks as f64 / last;
+    let mut own = 1 << 62;
+    let request = |entry: &trace::Entry| {
+        let mut tokens = Vec::with_capacity(entry.input as usize);
+        let blocks = entry.blocks.iter().copied();
+        own += 1_000;
+        for (nth, id) in blocks.chain(own..).enumerate() {
+            let left = (entry.input as usize).saturating_sub(nth * MOONCAKE_BLOCK as usize);
+            if left == 0 {
+                break;
+            }
+            let mut draw = Draw::new(id);
+            tokens.extend(text(&mut draw, u64::from(MOONCAKE_BLOCK).min(left as u64)));
+        }
+        Request { at: entry.at.as_secs_f64() * pace, tokens, output: entry.output, after: None }
+    };
+    let requests: Vec<_> = entries.iter().map(request).collect();
+    let longest = requests.iter().map(|one| one.tokens.len() + one.output as usize).max();
+    let name =
+        path.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    Ok(Trace { pool: 32_768, context: longest.unwrap_or(0) + 1, ..Trace::of(&name, requests) })
 }

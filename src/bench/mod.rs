@@ -30,7 +30,7 @@ mod run;
 mod slo;
 mod sse;
 mod table;
-mod trace;
+pub mod trace;
 mod workload;
 
 pub use lengths::Lengths;
