@@ -45,9 +45,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cli = Cli::parse();
     println!("seed {}\n", cli.seed);
     println!(
-        "| trace | ranks | requests | chosen by | TTFT mean ms | p50 | p99 | hit rate | simulated s | µs/choice |"
+        "| trace | ranks | requests | chosen by | TTFT mean ms | p50 | p99 | ITL mean ms | p99 | hit rate | simulated s | µs/choice |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for &ranks in &cli.ranks {
         let traces = match &cli.trace {
             Some(path) => vec![trace::recorded(path, ranks, cli.requests)?],
@@ -70,15 +70,19 @@ fn compare(trace: &Trace, ranks: usize, decode_weights: &[f64]) -> Vec<plot::Cur
     let others = decode_weights.iter().map(|weight| format!("kv, decode {weight}"));
     for name in policy::NAMES.into_iter().map(str::to_owned).chain(others) {
         let outcome = simulate::run(trace, ranks, &name);
-        let at = |share: f64| outcome.ttft[((outcome.ttft.len() - 1) as f64 * share) as usize];
-        let mean = outcome.ttft.iter().sum::<f64>() / outcome.ttft.len() as f64;
+        let at =
+            |times: &[f64], share: f64| times[((times.len() - 1) as f64 * share) as usize] * 1e3;
+        let mean = |times: &[f64]| times.iter().sum::<f64>() / times.len() as f64 * 1e3;
+        let (ttft, itl) = (&outcome.ttft, &outcome.itl);
         println!(
-            "| {} | {ranks} | {} | {name} | {:.0} | {:.0} | {:.0} | {:.1} % | {:.0} | {:.1} |",
+            "| {} | {ranks} | {} | {name} | {:.0} | {:.0} | {:.0} | {:.1} | {:.1} | {:.1} % | {:.0} | {:.1} |",
             trace.name,
             outcome.ttft.len(),
-            mean * 1e3,
-            at(0.5) * 1e3,
-            at(0.99) * 1e3,
+            mean(ttft),
+            at(ttft, 0.5),
+            at(ttft, 0.99),
+            mean(itl),
+            at(itl, 0.99),
             outcome.hit_rate * 1e2,
             outcome.end,
             outcome.choice_us,

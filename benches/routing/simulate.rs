@@ -27,6 +27,8 @@ const DECODE_S: f64 = 60e-6;
 pub(crate) struct Outcome {
     /// Seconds from each request's arrival to its first token, sorted.
     pub(crate) ttft: Vec<f64>,
+    /// Seconds between two tokens, the mean of each request, sorted.
+    pub(crate) itl: Vec<f64>,
     /// Prompt tokens found in a prefix cache, of all.
     pub(crate) hit_rate: f64,
     /// Seconds until the last token.
@@ -56,7 +58,8 @@ struct Live {
     prompt: u64,
     blocks: u64,
     tokens: Vec<u32>,
-    begun: bool,
+    /// When its first token came.
+    begun: Option<f64>,
 }
 
 struct World<'a> {
@@ -74,6 +77,7 @@ struct World<'a> {
     /// The whole conversation before each later turn.
     history: HashMap<usize, Vec<u32>>,
     ttft: Vec<f64>,
+    itl: Vec<f64>,
     prompt_tokens: u64,
     cached_tokens: u64,
     choice_s: f64,
@@ -113,6 +117,7 @@ pub(crate) fn run(trace: &Trace, ranks: usize, policy: &str) -> Outcome {
         next: HashMap::new(),
         history: HashMap::new(),
         ttft: Vec::new(),
+        itl: Vec::new(),
         prompt_tokens: 0,
         cached_tokens: 0,
         choice_s: 0.0,
@@ -133,10 +138,12 @@ pub(crate) fn run(trace: &Trace, ranks: usize, policy: &str) -> Outcome {
     }
     assert_eq!(world.ttft.len(), trace.requests.len(), "every request is answered");
     world.ttft.sort_by(f64::total_cmp);
+    world.itl.sort_by(f64::total_cmp);
     Outcome {
         hit_rate: world.cached_tokens as f64 / world.prompt_tokens as f64,
         choice_us: world.choice_s * 1e6 / world.ttft.len() as f64,
         ttft: world.ttft,
+        itl: world.itl,
         end,
     }
 }
@@ -183,7 +190,7 @@ impl World<'_> {
         self.prompt_tokens += tokens.len() as u64;
         self.ranks[rank].engine.admit(leg).expect("the trace fits the model");
         let prompt = tokens.len() as u64;
-        let live = Live { arrived: now, rank, pending: own, prompt, blocks, tokens, begun: false };
+        let live = Live { arrived: now, rank, pending: own, prompt, blocks, tokens, begun: None };
         self.live.insert(id, live);
         self.step(rank, now);
     }
@@ -216,12 +223,18 @@ impl World<'_> {
             let id = token.leg.request.0;
             let live = self.live.get_mut(&id).expect("a live leg");
             live.tokens.push(token.token);
-            if !std::mem::replace(&mut live.begun, true) {
+            let is_first = live.begun.is_none();
+            let begun = *live.begun.get_or_insert(now);
+            if is_first {
                 self.ttft.push(now - live.arrived);
                 self.known[live.rank].prefill -= live.prompt;
             }
             if token.finish.is_some() {
                 let live = self.live.remove(&id).expect("a live leg");
+                let output = self.trace.requests[id as usize].output;
+                if output > 1 {
+                    self.itl.push((now - begun) / f64::from(output - 1));
+                }
                 self.known[live.rank].legs -= 1;
                 self.known[live.rank].blocks -= live.blocks;
                 if let Some(next) = self.next.remove(&(id as usize)) {

@@ -40,7 +40,7 @@ impl Default for Weights {
             host: 0.75,
             disk: 0.25,
             prefill: 1.0,
-            decode: 1.0,
+            decode: 0.25,
             legs: 0.0,
             temperature: 0.0,
         }

@@ -48,7 +48,7 @@ pub(super) const KEYS: &[Key] = &[
     Key::new(
         "frontend.router.decode_weight",
         WEIGHT,
-        Is("1.0"),
+        Is("0.25"),
         "weight of each KV block that live legs hold there",
     ),
     Key::new(
