@@ -14,7 +14,7 @@ use cuelight::engine::Sampling;
 use cuelight::node::launch::Tree;
 
 use crate::Outcome;
-use crate::nodes::eventually;
+use crate::nodes::{PATIENCE, eventually, sum};
 
 /// What some clients were told.
 pub(crate) struct Counts {
@@ -126,6 +126,30 @@ impl Front {
     /// Ranks that can be given work.
     pub(crate) fn ranks_ready(&self) -> usize {
         self.handle.readiness().iter().map(|model| model.ranks_ready).sum()
+    }
+
+    /// Requests that have not ended, and those of them that stand in line for a rank.
+    pub(crate) fn active_and_in_line(&self) -> [f64; 2] {
+        let text = self.handle.metrics().encode();
+        ["cuelight_requests_active", "cuelight_router_queue"].map(|name| sum(&text, name))
+    }
+
+    /// Polls until so many have not ended and stand in line; says how often it was polled.
+    ///
+    /// # Errors
+    /// It does not come to that in time.
+    pub(crate) fn until(&self, wanted: [f64; 2]) -> Outcome<u32> {
+        let began = Instant::now();
+        for polls in 1.. {
+            let found = self.active_and_in_line();
+            if found == wanted {
+                return Ok(polls);
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(format!("{found:?} requests and in line, not {wanted:?}").into());
+            }
+        }
+        Ok(u32::MAX)
     }
 
     /// How long choices of a rank took so far: mean, and an upper bound of p99, in microseconds.
