@@ -17,6 +17,9 @@ const RUNNING: usize = 2;
 const USED: &str = "cuelight_kv_blocks_used";
 const WAITING: &str = "cuelight_waiting";
 
+/// What is measured in all phases but one.
+const RANK: &str = "the remote rank is free of it";
+
 /// A leg that was on its way has arrived by then, and is seen if it is not ended.
 const ARRIVES: Duration = Duration::from_millis(40);
 
@@ -40,12 +43,12 @@ pub(crate) async fn run(clients: usize) -> Outcome<Vec<Row>> {
     // A prompt takes 23 steps of 5 ms: time enough to leave in between.
     let worker = json!({
         "model": MODEL, "engine": "sim", "sim": { "step_us": 5000 }, "kv_blocks": 2000,
-        "max_running": RUNNING, "max_batch_tokens": 64, "prefix_cache": false,
+        "max_running": RUNNING, "max_waiting": 1, "max_batch_tokens": 64, "prefix_cache": false,
     });
     let _node = scratch.worker(peers, admin, &worker)?;
     let front = Front::start(&scratch.front(listen, peers, 3)?).await?;
     let mut seen = Admin::connect(admin)?;
-    let mut rows = Vec::new();
+    let mut rows = vec![in_line(&front, &mut seen, clients).await?];
     for (phase, name) in [
         (Phase::InFlight, "on its way to the rank"),
         (Phase::Queued, "queued"),
@@ -60,7 +63,7 @@ pub(crate) async fn run(clients: usize) -> Outcome<Vec<Row>> {
                 busy += if phase == Phase::InFlight { ARRIVES.as_secs_f64() * 1e3 } else { ms };
             }
         }
-        rows.push(row(name, &mut times, busy / f64::from(polls)));
+        rows.push(row(name, RANK, &mut times, busy / f64::from(polls)));
     }
     rows.push(
         migrating(&scratch, (listen, &worker), &front, &mut seen, clients.div_ceil(4)).await?,
@@ -68,13 +71,41 @@ pub(crate) async fn run(clients: usize) -> Outcome<Vec<Row>> {
     Ok(rows)
 }
 
-fn row(name: &str, times: &mut [f64], resolution: f64) -> Row {
+fn row(name: &str, free: &str, times: &mut [f64], resolution: f64) -> Row {
     let clients = times.len();
     let [p50, p99, most] = percentiles(times);
-    let what = format!("client leaves, {name}: the remote rank is free of it, {clients} times");
+    let what = format!("client leaves, {name}: {free}, {clients} times");
     let value =
         format!("p50 {p50:.1}, p99 {p99:.1}, most {most:.1} ms (seen every {resolution:.1} ms)");
     Row::of(what, value).at_most(p99, 20.0, "ms p99")
+}
+
+/// Clients that stand in the front end's own line, for all that the rank takes is taken.
+async fn in_line(front: &Front, seen: &mut Admin, clients: usize) -> Outcome<Row> {
+    let others = Counts::new();
+    let (mut times, mut polls, mut held) = (Vec::with_capacity(clients), 0, Vec::new());
+    while times.len() < clients {
+        // The others end after 1,900 steps, and are replaced before.
+        if times.len() % 50 == 0 {
+            held.clear();
+            eventually("others' end", || front.active_and_in_line() == [0.0; 2]).await?;
+            block_in_place(|| seen.until(USED, |blocks| blocks == 0.0))?;
+            for first in 0..=RUNNING {
+                held.push(front.ask(first, 16, 1900, &others).await?);
+            }
+            block_in_place(|| seen.until(WAITING, |legs| legs == 1.0))?;
+        }
+        let active = held.len() as f64;
+        let counts = Counts::new();
+        let client = front.ask(7, 16, 400, &counts).await?;
+        eventually("place in line", || front.active_and_in_line() == [active + 1.0, 1.0]).await?;
+        let left = Instant::now();
+        drop(client);
+        polls += block_in_place(|| front.until([active, 0.0]))?;
+        times.push(left.elapsed().as_secs_f64() * 1e3);
+    }
+    let resolution = times.iter().sum::<f64>() / f64::from(polls);
+    Ok(row("in line at the front end", "the front end is free of it", &mut times, resolution))
 }
 
 /// Clients of a second worker, which is killed: they leave in the next 8 ms, while their legs go to
@@ -110,7 +141,7 @@ async fn migrating(
         eventually("loss", || front.ranks_ready() == 1).await?;
     }
     let resolution = ARRIVES.as_secs_f64() * 1e3 * clients as f64 / f64::from(polls);
-    Ok(row("migrating", &mut times, resolution))
+    Ok(row("migrating", RANK, &mut times, resolution))
 }
 
 /// One client: milliseconds from its leaving until the rank shows nothing of it, and how often the

@@ -1,8 +1,8 @@
 //! The front end in this process, and clients that only count.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cuelight::actors::failure::Failure;
@@ -14,7 +14,7 @@ use cuelight::engine::Sampling;
 use cuelight::node::launch::Tree;
 
 use crate::Outcome;
-use crate::nodes::eventually;
+use crate::nodes::{PATIENCE, eventually, sum};
 
 /// What some clients were told.
 pub(crate) struct Counts {
@@ -25,6 +25,8 @@ pub(crate) struct Counts {
     failed: AtomicU64,
     /// Nanoseconds after `epoch`.
     last_failed: AtomicU64,
+    /// What the first client whose request failed was told.
+    failure: OnceLock<String>,
 }
 
 impl Counts {
@@ -33,7 +35,15 @@ impl Counts {
         let zero = || AtomicU64::new(0);
         let (tokens, accepted, ended, failed) = (zero(), zero(), zero(), zero());
         let epoch = Instant::now();
-        Arc::new(Self { epoch, tokens, accepted, ended, failed, last_failed: zero() })
+        Arc::new(Self {
+            epoch,
+            tokens,
+            accepted,
+            ended,
+            failed,
+            last_failed: zero(),
+            failure: OnceLock::new(),
+        })
     }
 
     /// Tokens of all clients.
@@ -54,6 +64,15 @@ impl Counts {
     /// Clients with a whole answer.
     pub(crate) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Waits for so many tokens of all clients.
+    ///
+    /// # Errors
+    /// A request failed, or they do not come in time.
+    pub(crate) async fn until_tokens(&self, tokens: u64) -> Outcome<()> {
+        eventually("tokens", || self.tokens() >= tokens || self.failed() > 0).await?;
+        self.failure.get().map_or(Ok(()), |failure| Err(failure.clone().into()))
     }
 
     /// When the last client heard that its request had failed.
@@ -83,7 +102,8 @@ impl Reply for Counting {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn failed(&mut self, _: &Failure) {
+    fn failed(&mut self, failure: &Failure) {
+        self.0.failure.get_or_init(|| failure.to_string());
         let at = self.0.epoch.elapsed().as_nanos() as u64;
         self.0.last_failed.fetch_max(at, Ordering::Relaxed);
         self.0.failed.fetch_add(1, Ordering::Release);
@@ -126,6 +146,30 @@ impl Front {
     /// Ranks that can be given work.
     pub(crate) fn ranks_ready(&self) -> usize {
         self.handle.readiness().iter().map(|model| model.ranks_ready).sum()
+    }
+
+    /// Requests that have not ended, and those of them that stand in line for a rank.
+    pub(crate) fn active_and_in_line(&self) -> [f64; 2] {
+        let text = self.handle.metrics().encode();
+        ["cuelight_requests_active", "cuelight_router_queue"].map(|name| sum(&text, name))
+    }
+
+    /// Polls until so many have not ended and stand in line; says how often it was polled.
+    ///
+    /// # Errors
+    /// It does not come to that in time.
+    pub(crate) fn until(&self, wanted: [f64; 2]) -> Outcome<u32> {
+        let began = Instant::now();
+        for polls in 1.. {
+            let found = self.active_and_in_line();
+            if found == wanted {
+                return Ok(polls);
+            }
+            if began.elapsed() > PATIENCE {
+                return Err(format!("{found:?} requests and in line, not {wanted:?}").into());
+            }
+        }
+        Ok(u32::MAX)
     }
 
     /// How long choices of a rank took so far: mean, and an upper bound of p99, in microseconds.

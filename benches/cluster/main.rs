@@ -44,7 +44,7 @@ struct Cli {
     #[command(subcommand)]
     command: Option<Task>,
     /// What to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["token-path", "legs", "kill", "cancel", "idle", "scale"])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values = ["token-path", "legs", "kill", "stop", "cancel", "idle", "scale"])]
     parts: Vec<Part>,
     /// Repetitions of the token path; the medians count
     #[arg(long, default_value_t = 5)]
@@ -62,6 +62,7 @@ enum Part {
     TokenPath,
     Legs,
     Kill,
+    Stop,
     Cancel,
     Idle,
     Scale,
@@ -83,6 +84,8 @@ enum Task {
     #[command(hide = true)]
     Kill { count: usize },
     #[command(hide = true)]
+    Stop { count: usize },
+    #[command(hide = true)]
     Cancel { count: usize },
     #[command(hide = true)]
     Idle { ms: u64 },
@@ -101,7 +104,8 @@ impl Task {
             Self::Path { ms } => serde_json::to_string(&path::front(after(ms)).await?),
             Self::Replay { address } => serde_json::to_string(&path::replay(address).await?),
             Self::Legs { count } => serde_json::to_string(&legs::run(count).await?),
-            Self::Kill { count } => serde_json::to_string(&detect::run(count).await?),
+            Self::Kill { count } => serde_json::to_string(&detect::kills(count).await?),
+            Self::Stop { count } => serde_json::to_string(&detect::stops(count).await?),
             Self::Cancel { count } => serde_json::to_string(&cancel::run(count).await?),
             Self::Idle { ms } => serde_json::to_string(&idle::run(after(ms)).await?),
             Self::Scale { ranks, requests } => {
@@ -143,6 +147,7 @@ fn all(cli: &Cli) -> Outcome<()> {
             Part::TokenPath => token_path(cli)?,
             Part::Legs => child::<Vec<Row>>("legs", &count(10_000, 500))?,
             Part::Kill => child("kill", &count(50, 3))?,
+            Part::Stop => child("stop", &count(20, 2))?,
             Part::Cancel => child("cancel", &count(200, 5))?,
             Part::Idle => child("idle", &count(20_000, 2_000))?,
             Part::Scale => scale(cli)?,

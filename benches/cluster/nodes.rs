@@ -15,12 +15,19 @@ use crate::process::Server;
 /// The model that is served.
 pub(crate) const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/cuelight-tiny");
 /// Longest that anything may take that is not measured.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// How often such a thing is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 
+/// Requests that may stand in a front end's line.
+const LINE: usize = 100;
+
 /// A folder for configurations and logs.
-pub(crate) struct Scratch(PathBuf);
+pub(crate) struct Scratch {
+    folder: PathBuf,
+    /// `cluster.failure_detection_ms` of every node; `None`: the default.
+    detection_ms: Option<u64>,
+}
 
 impl Scratch {
     /// An empty one, with the cluster's cookie in it.
@@ -32,7 +39,17 @@ impl Scratch {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("cookie"), "a secret of this benchmark")?;
-        Ok(Self(folder))
+        Ok(Self { folder, detection_ms: None })
+    }
+
+    /// Nodes that take a silent one for lost within so many milliseconds.
+    ///
+    /// # Errors
+    /// The file system's word.
+    pub(crate) fn detecting(ms: u64) -> io::Result<Self> {
+        let mut scratch = Self::new()?;
+        scratch.detection_ms = Some(ms);
+        Ok(scratch)
     }
 
     /// Writes a configuration; JSON is YAML.
@@ -40,15 +57,19 @@ impl Scratch {
     /// # Errors
     /// The file system's word.
     pub(crate) fn write(&self, name: &str, config: &Value) -> io::Result<PathBuf> {
-        let path = self.0.join(format!("{name}.yaml"));
+        let path = self.folder.join(format!("{name}.yaml"));
         fs::write(&path, config.to_string())?;
         Ok(path)
     }
 
     /// `cluster:` of a node.
     pub(crate) fn cluster(&self, listen: SocketAddr, seeds: &[SocketAddr]) -> Value {
-        let cookie = format!("file:{}", self.0.join("cookie").display());
-        json!({ "listen": listen, "seeds": seeds, "cookie": cookie })
+        let cookie = format!("file:{}", self.folder.join("cookie").display());
+        let mut cluster = json!({ "listen": listen, "seeds": seeds, "cookie": cookie });
+        if let Some(ms) = self.detection_ms {
+            cluster["failure_detection_ms"] = json!(ms);
+        }
+        cluster
     }
 
     /// A front end that runs in this process, and moves a leg so many times.
@@ -63,8 +84,10 @@ impl Scratch {
     ) -> io::Result<PathBuf> {
         let mut cluster = self.cluster(listen, &[worker]);
         cluster["redial_max_ms"] = json!(50);
-        let frontend =
-            json!({ "models": [MODEL], "max_requests": 200_000, "migration_limit": migrations });
+        let frontend = json!({
+            "models": [MODEL], "max_requests": 200_000, "migration_limit": migrations,
+            "router": { "queue": LINE },
+        });
         let config = json!({
             "node": { "name": "front", "runtime_threads": 2 },
             "frontend": frontend,
@@ -94,7 +117,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // left over: the next clean build takes it along
+        let _ = fs::remove_dir_all(&self.folder); // left over: the next clean build takes it along
     }
 }
 
@@ -135,6 +158,15 @@ impl Node {
     /// Its process.
     pub(crate) fn pid(&mut self) -> u32 {
         self.server.child().id()
+    }
+
+    /// Stops the process, which stays as it is.
+    ///
+    /// # Errors
+    /// It has ended already.
+    pub(crate) fn stop(&mut self) -> io::Result<()> {
+        let pid = rustix::process::Pid::from_child(self.server.child());
+        Ok(rustix::process::kill_process(pid, rustix::process::Signal::STOP)?)
     }
 
     /// Kills the process, without waiting for its end.
@@ -190,12 +222,7 @@ impl Admin {
         }
         let mut body = vec![0; length];
         self.0.read_exact(&mut body)?;
-        let of =
-            |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-        let value =
-            |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-        let text = String::from_utf8_lossy(&body);
-        Ok(text.lines().filter(of).filter_map(value).sum())
+        Ok(sum(&String::from_utf8_lossy(&body), name))
     }
 
     /// Polls for `window`; the last moment at which one of the series was above 0, if there was one,
@@ -237,6 +264,13 @@ impl Admin {
         }
         Ok(u32::MAX)
     }
+}
+
+/// A series' value in this text, summed over its labels.
+pub(crate) fn sum(text: &str, name: &str) -> f64 {
+    let of = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+    let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+    text.lines().filter(of).filter_map(value).sum()
 }
 
 /// Waits until `condition` holds.
