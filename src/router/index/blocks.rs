@@ -6,8 +6,8 @@ use super::sets::{Sets, word};
 use super::table::{Cursor, Table, key};
 use crate::ids::BlockHash;
 
-/// Blocks whose places are read ahead together.
-const BATCH: usize = 32;
+/// Blocks whose places are on their way into the cache while those before them are changed.
+const AHEAD: usize = 32;
 
 /// Who holds what, and which of those who held something are dead.
 #[derive(Debug)]
@@ -46,16 +46,19 @@ impl Blocks {
     fn change(&mut self, hashes: &[BlockHash], to: impl Fn(&mut Sets, u32) -> u32) -> u32 {
         let Self { table, sets, .. } = self;
         let mut step = Step::default();
-        for hashes in hashes.chunks(BATCH) {
-            let mut keys = [0; BATCH];
-            keys.iter_mut().zip(hashes).for_each(|(key_of, hash)| *key_of = key(*hash));
-            let keys = &keys[..hashes.len()];
-            if keys.len() > 1 {
-                table.warm(keys);
+        let fetch = |table: &Table, hash: &BlockHash| {
+            let key = key(*hash);
+            table.prefetch(key);
+            key
+        };
+        let mut ahead = [0; AHEAD];
+        ahead.iter_mut().zip(hashes).for_each(|(key, hash)| *key = fetch(table, hash));
+        for at in 0..hashes.len() {
+            let key = ahead[at % AHEAD];
+            if let Some(hash) = hashes.get(at + AHEAD) {
+                ahead[at % AHEAD] = fetch(table, hash);
             }
-            for &key in keys {
-                table.change(key, |set| step.take(sets, set, &to));
-            }
+            table.change(key, |set| step.take(sets, set, &to));
         }
         step.settle(sets);
         sets.free_unused();
@@ -142,14 +145,11 @@ impl Step {
 
 #[cfg(test)]
 impl Blocks {
-    /// Checks the order of the table and the counts of the sets.
+    /// Checks the table and the counts of the sets.
     pub(super) fn check(&self) {
-        let entries: Vec<(u64, u32)> = self.table.iter().collect();
-        assert_eq!(entries.len(), self.table.entries());
-        assert!(entries.is_sorted_by(|a, b| a.0 < b.0), "keys out of order");
-        assert!(entries.iter().all(|entry| self.table.get(entry.0) == entry.1), "key not found");
+        self.table.check();
         let mut counts = rustc_hash::FxHashMap::default();
-        entries.iter().for_each(|entry| *counts.entry(entry.1).or_insert(0) += 1);
+        self.table.iter().for_each(|entry| *counts.entry(entry.1).or_insert(0) += 1);
         self.sets.check(&counts);
     }
 }

@@ -69,7 +69,7 @@ pub(super) fn find<'a>(
         // Two neighbours, between which the sets may change.
         let after = (*guess as usize).clamp(1, end);
         let keys = [first_key, key(chain[after - 1]), key(chain[after]), key(*last)];
-        table.warm(&keys);
+        keys.iter().for_each(|key| table.prefetch(*key));
         let [first, last] = [keys[0], keys[3]].map(|key| table.get(key));
         if first != last && first != NONE {
             let [low, high] = [keys[1], keys[2]].map(|key| table.get(key));
@@ -112,7 +112,7 @@ fn changes(
     let nth = |nth: usize| low + (nth + 1) * (between + 1) / (count + 1);
     let mut keys = [0; ROUND];
     keys[..count].iter_mut().enumerate().for_each(|(i, to)| *to = key(chain[nth(i)]));
-    table.warm(&keys[..count]);
+    keys[..count].iter().for_each(|key| table.prefetch(*key));
     let mut from = (low, low_set);
     for (i, &key) in keys[..count].iter().enumerate() {
         let to = (nth(i), table.get(key));

@@ -17,7 +17,9 @@
 //! because two blocks share a 64-bit key, costs time and never a wrong answer.
 
 mod blocks;
+mod ffi;
 mod find;
+mod part;
 mod predicted;
 mod sets;
 mod table;

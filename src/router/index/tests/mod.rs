@@ -2,6 +2,7 @@
 //! engines' own block managers.
 
 mod managers;
+mod part;
 mod random;
 
 use std::time::{Duration, Instant};
