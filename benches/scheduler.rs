@@ -10,7 +10,7 @@ use cuelight::engine::model::Shape;
 use cuelight::engine::sample::{Position, Sampler, random_bits};
 use cuelight::engine::schedule::Limits;
 use cuelight::engine::sim::{SimConfig, SimModel};
-use cuelight::engine::{Engine, Leg, Sampling, StepOutput};
+use cuelight::engine::{Engine, Leg, Part, Sampling, StepOutput};
 use cuelight::ids::{LegId, RequestId};
 
 /// Median seconds of one call, over `rounds` rounds.
@@ -37,6 +37,7 @@ fn leg(request: u64, prompt: usize, max_tokens: u32, sampling: &Arc<Sampling>) -
         choice: 0,
         sampling: Arc::clone(sampling),
         salt: 0,
+        part: Part::Whole,
     }
 }
 

@@ -23,7 +23,7 @@ use cuelight::actors::worker::{Way, WorkerUp};
 use cuelight::actors::{frontend, rank};
 use cuelight::config::{self, Profile};
 use cuelight::engine::blocks::HashKey;
-use cuelight::engine::{Description, Leg, Load, PrefixCache, Sampling, Tier, TokenOut};
+use cuelight::engine::{Description, Leg, Load, Part, PrefixCache, Sampling, Tier, TokenOut};
 use cuelight::ids::{Generation, LegId, NodeId, RankIndex, RequestId, WorkerId};
 use cuelight::metrics::Metrics;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -235,6 +235,7 @@ pub(crate) async fn front(window: Duration) -> Outcome<Sides> {
             choice: 0,
             sampling: Arc::new(Sampling::default()),
             salt: 0,
+            part: Part::Whole,
         };
         link.place(0, leg, 0, Arc::new(sink))?;
     }

@@ -9,7 +9,7 @@ use cuelight::engine::embedded::Embedded;
 use cuelight::engine::model::Shape;
 use cuelight::engine::schedule::Limits;
 use cuelight::engine::sim::{SimConfig, SimModel};
-use cuelight::engine::{Engine, Leg, Sampling, StepOutput};
+use cuelight::engine::{Engine, Leg, Part, Sampling, StepOutput};
 use cuelight::ids::{LegId, RequestId};
 
 use crate::policy::{Known, Policy};
@@ -186,6 +186,7 @@ impl World<'_> {
             choice: 0,
             sampling: Arc::new(Sampling { ignore_eos: true, ..Sampling::default() }),
             salt: 0,
+            part: Part::Whole,
         };
         self.prompt_tokens += tokens.len() as u64;
         self.ranks[rank].engine.admit(leg).expect("the trace fits the model");

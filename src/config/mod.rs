@@ -317,7 +317,8 @@ pub enum Precision {
 #[non_exhaustive]
 pub struct Sim {
     /// `worker.sim.step_us`, `prefill_us_per_token`, `prefill_ns_per_pair`, `decode_us_per_leg`,
-    /// `decode_ns_per_pair`, `decode_ns_per_context_token`: default 0; or `table`; `load_us_per_block`; and `speedup`, by
+    /// `decode_ns_per_pair`, `decode_ns_per_context_token`: default 0; or `table`;
+    /// `load_us_per_block`; and `speedup`, by
     /// which all times are divided: default 1.0.
     pub timing: Timing,
     /// `worker.sim.seed`: of the tokens. Default 0.

@@ -141,6 +141,10 @@ impl<E: Engine> Engine for Faulty<E> {
         }
     }
 
+    fn pulled(&mut self, leg: LegId, have_come: bool) {
+        self.engine.pulled(leg, have_come);
+    }
+
     fn load(&self) -> Load {
         self.engine.load()
     }

@@ -23,6 +23,25 @@ pub struct Leg {
     pub sampling: Arc<Sampling>,
     /// Separates prefix caches: blocks are only shared between legs of one salt. 0 for everyone.
     pub salt: u64,
+    /// Which part of the work it is.
+    pub part: Part,
+}
+
+/// Which part of a choice's work a leg is. Where a choice is prefilled on one rank and decoded on
+/// another, it has a leg on each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub enum Part {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The KV of the full blocks before the last token, which is then kept until the leg is aborted.
+    Prefill,
+    /// All of it, but the KV of so many leading blocks can be fetched from a [`Part::Prefill`]. What
+    /// cannot be is computed here.
+    Decode {
+        /// Full blocks.
+        blocks: u32,
+    },
 }
 
 /// How tokens are chosen. Neutral values switch a rule off; [`Sampling::default`] is greedy.

@@ -22,11 +22,11 @@ pub mod schedule;
 pub mod sim;
 
 pub use error::{EngineError, Reach};
-pub use leg::{Candidate, FinishReason, Leg, Sampling, TokenLogprobs};
+pub use leg::{Candidate, FinishReason, Leg, Part, Sampling, TokenLogprobs};
 
 use bincode::{Decode, Encode};
 
-use crate::ids::{BlockHash, LegId};
+use crate::ids::{BlockHash, BlockId, LegId};
 use crate::word::Word;
 
 /// What an engine can do and how large it is: data, not downcasts.
@@ -95,6 +95,10 @@ pub trait Engine: Send {
     /// Whether a step would do anything.
     fn has_work(&self) -> bool;
 
+    /// The blocks that a leg asked for in [`StepOutput::pulls`] have come, or will not: then it computes
+    /// them. Nothing writes to them any more. Unknown legs are ignored.
+    fn pulled(&mut self, leg: LegId, have_come: bool);
+
     /// Runs one step and says what happened.
     ///
     /// # Errors
@@ -121,6 +125,31 @@ pub struct StepOutput {
     pub kv_events: Vec<KvEvent>,
     /// Prompt and output tokens computed in this step.
     pub computed_tokens: usize,
+    /// Legs of [`Part::Prefill`] that are done.
+    pub prefilled: Vec<Prefilled>,
+    /// Legs of [`Part::Decode`] that have blocks for what is to be fetched; [`Engine::pulled`] is awaited.
+    pub pulls: Vec<PullOut>,
+}
+
+/// A prompt whose KV can be fetched until its leg is aborted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefilled {
+    /// The leg.
+    pub leg: LegId,
+    /// The blocks of its leading tokens, in their order.
+    pub blocks: Vec<BlockId>,
+}
+
+/// Blocks that a leg wants to be fetched. They are not used before [`Engine::pulled`], also if the leg is
+/// aborted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullOut {
+    /// The leg.
+    pub leg: LegId,
+    /// Blocks before them, which it found here.
+    pub first: u32,
+    /// Where those that follow go, in their order.
+    pub blocks: Vec<BlockId>,
 }
 
 impl StepOutput {
@@ -131,6 +160,8 @@ impl StepOutput {
         self.failed.clear();
         self.kv_events.clear();
         self.computed_tokens = 0;
+        self.prefilled.clear();
+        self.pulls.clear();
     }
 }
 

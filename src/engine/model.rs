@@ -99,7 +99,8 @@ pub trait Model: Send {
     /// Sizes; constant.
     fn shape(&self) -> Shape;
 
-    /// Computes a batch: writes the KV of its tokens into their blocks and returns what follows.
+    /// Computes a batch: carries out its moves, then writes the KV of its tokens into their blocks and
+    /// returns what follows.
     ///
     /// The result for one span must not depend, to the bit, on what else is in the batch, on how
     /// the tokens before it were split into spans, or on which physical blocks hold its KV.

@@ -117,6 +117,8 @@ impl Shared {
             debug!(%error, "connection was lost as it came");
             return;
         }
+        let stalled = self.app.handle.metrics().http.stalled.clone();
+        let stream = Stalled::new(stream, self.stall_timeout, stalled);
         match &self.tls {
             // On the heap, so that connections without TLS do not hold room for its state.
             Some(tls) => Box::pin(self.https(tls, stream)).await,
@@ -124,7 +126,7 @@ impl Shared {
         }
     }
 
-    async fn https(self: &Arc<Self>, tls: &TlsAcceptor, stream: TcpStream) {
+    async fn https(self: &Arc<Self>, tls: &TlsAcceptor, stream: Stalled<TcpStream>) {
         match tokio::time::timeout(self.header_timeout, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.http(stream).await,
             Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
@@ -150,7 +152,7 @@ impl Shared {
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .max_buf_size(BUFFER_BYTES)
-            .serve_connection(TokioIo::new(Stalled::new(stream, self.stall_timeout)), service);
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let mut shutdown = self.shutdown.clone();
         let result = tokio::select! {

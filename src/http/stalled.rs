@@ -1,10 +1,13 @@
-//! Ends a connection whose client takes nothing any more: what waits for it would wait for ever.
+//! Ends a connection whose client takes nothing any more: what waits for it would wait for ever. It sits
+//! on the socket itself, below TLS: there alone a write that gets on says that the client took something
+//! (the kernel tells so once a good part of its buffer is free).
 
 use std::io::{Error, ErrorKind, IoSlice, Result};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
@@ -12,14 +15,15 @@ use tokio::time::{Sleep, sleep};
 pub(super) struct Stalled<S> {
     stream: S,
     limit: Duration,
+    stalled: Counter,
     /// Runs while a write waits for the client.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Stalled<S> {
     /// Watches a connection.
-    pub(super) fn new(stream: S, limit: Duration) -> Self {
-        Self { stream, limit, waiting: None }
+    pub(super) fn new(stream: S, limit: Duration, stalled: Counter) -> Self {
+        Self { stream, limit, stalled, waiting: None }
     }
 
     /// What a write came to, or its failure if it has waited for too long.
@@ -30,6 +34,7 @@ impl<S> Stalled<S> {
         }
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(self.limit)));
         waiting.as_mut().poll(cx).map(|()| {
+            self.stalled.inc();
             let after = self.limit.as_secs_f64();
             let why = format!("the client took nothing for {after} s (frontend.request_timeout_s)");
             Err(Error::new(ErrorKind::TimedOut, why))
@@ -92,7 +97,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_loses_its_connection_and_a_slow_one_does_not() {
         let (server, mut client) = duplex(8);
-        let mut server = Stalled::new(server, LIMIT);
+        let mut server = Stalled::new(server, LIMIT, Counter::default());
         let slow = tokio::spawn(async move {
             let mut taken = [0; 4];
             for _ in 0..4 {

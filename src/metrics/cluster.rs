@@ -21,7 +21,7 @@ pub struct ClusterMetrics {
     pub refused: Gauge,
     /// Bytes of the largest frame that a node has sent here.
     pub largest_frame: Gauge,
-    /// Trees of other nodes that did not come in time.
+    /// Trees of other nodes that did not come, or not in time.
     pub trees_missed: Counter,
     /// Workers that a restarted `Cluster` has not found again in time.
     pub unconfirmed: Counter,
@@ -34,7 +34,7 @@ impl ClusterMetrics {
         let (trees_missed, unconfirmed) = (Counter::default(), Counter::default());
         add.add(
             "cluster_trees_missed",
-            "Trees of other nodes that did not come in time",
+            "Trees of other nodes that did not come, or not in time",
             trees_missed.clone(),
         );
         add.add(

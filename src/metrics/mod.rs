@@ -69,6 +69,8 @@ pub struct HttpMetrics {
     pub stream_backlog_bytes: Gauge,
     /// Long prompts that wait for a tokenizer thread.
     pub tokenizer_queue: Gauge,
+    /// Connections ended because their clients took nothing any more.
+    pub stalled: Counter,
     /// Requests refused, by reason.
     pub refused: Counters<Refusal>,
     requests: Family<RouteLabels, Counter>,
@@ -116,6 +118,12 @@ impl Metrics {
             "The build that runs",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
+        let stalled = Counter::default();
+        add.add(
+            "http_stalled",
+            "Connections ended because their clients took nothing for frontend.request_timeout_s",
+            stalled.clone(),
+        );
         let refused = add.family("http_refused", "Requests refused, by reason");
         let http = HttpMetrics {
             connections: add.gauge("http_connections", "Open client connections"),
@@ -124,6 +132,7 @@ impl Metrics {
                 .gauge("stream_backlog_bytes", "Bytes of streams that clients have not read yet"),
             tokenizer_queue: add
                 .gauge("tokenizer_queue", "Long prompts that wait for a tokenizer thread"),
+            stalled,
             refused: Counters::new(&refused, |reason| ReasonLabels { reason }),
             requests: add.family("http_requests", "Answered HTTP requests"),
         };

@@ -38,7 +38,7 @@ pub struct RouterMetrics {
     pub predicted_blocks: Gauge,
     /// Requests that wait for a rank with room.
     pub queue: Gauge,
-    /// How long requests stood in line, until their turn or in vain.
+    /// How long requests stood in line, until a rank took them or in vain.
     pub queue_wait: Histogram<Seconds>,
     /// Sessions that are remembered.
     pub sessions: Gauge,
@@ -82,7 +82,7 @@ impl Families {
             queue: add.family("router_queue", "Requests that wait for a rank with room"),
             queue_wait: add.histogram(
                 "router_queue_seconds",
-                "Time that requests stood in line, until their turn or in vain",
+                "Time that requests stood in line, until a rank took them or in vain",
                 || Histogram::new(WAIT),
             ),
             sessions: add.family("router_sessions", "Sessions whose rank is remembered"),

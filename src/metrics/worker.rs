@@ -47,7 +47,7 @@ pub struct WorkerMetrics {
     pub step_tokens: Histogram<Tokens>,
     /// Time that loading took the last time, in seconds.
     pub load_seconds: Gauge<f64, AtomicU64>,
-    /// Steps whose news had to wait because a token stream was full.
+    /// How often news began to wait because a token stream was full.
     pub stream_full: Counter,
     /// Legs put back into the queue because blocks ran out.
     pub preemptions: Counter,
@@ -128,7 +128,7 @@ impl Families {
             load_seconds: add.family("load_seconds", "Time that loading took the last time"),
             stream_full: add.family(
                 "stream_full",
-                "Steps whose news had to wait because a token stream was full",
+                "How often news began to wait because a token stream was full",
             ),
             preemptions: add
                 .family("preemptions", "Legs put back into the queue because blocks ran out"),

@@ -11,7 +11,8 @@
 //! before: to wait for them is no longer than to compute them elsewhere.
 //!
 //! All parts are in blocks, so that a weight says how many blocks of one kind are worth one of
-//! another. The lowest cost wins, of equals the one with more cached; with a temperature, a rank is drawn with the probability
+//! another. The lowest cost wins, of equals the one with more cached; with a temperature, a rank is
+//! drawn with the probability
 //! `exp(−(cost − lowest) / (highest − lowest) / temperature)`, normalised.
 
 /// How much each part of the cost counts.
@@ -147,15 +148,25 @@ mod tests {
         RankLoad { prefill_blocks, decode_blocks, legs }
     }
 
+    /// A block in use counts as much as one to compute.
+    const EVEN: Weights = Weights {
+        overlap: 1.0,
+        host: 0.75,
+        disk: 0.25,
+        prefill: 1.0,
+        decode: 1.0,
+        legs: 0.0,
+        temperature: 0.0,
+    };
+
     #[test]
     fn a_cached_prefix_is_worth_as_many_blocks_of_load() {
-        let weights = Weights::default();
-        let cached = weights.score(10.0, has(8, 0), load(0.0, 6.0, 3));
-        let idle = weights.score(10.0, has(0, 0), load(0.0, 0.0, 0));
+        let cached = EVEN.score(10.0, has(8, 0), load(0.0, 6.0, 3));
+        let idle = EVEN.score(10.0, has(0, 0), load(0.0, 0.0, 0));
         assert_eq!((cached.cost, idle.cost), (10.0, 20.0));
-        assert_eq!(weights.choose(&[idle, cached], 0.99), Some(1));
-        let busy = weights.score(10.0, has(8, 0), load(0.0, 17.0, 3));
-        assert_eq!(weights.choose(&[idle, busy], 0.0), Some(0));
+        assert_eq!(EVEN.choose(&[idle, cached], 0.99), Some(1));
+        let busy = EVEN.score(10.0, has(8, 0), load(0.0, 17.0, 3));
+        assert_eq!(EVEN.choose(&[idle, busy], 0.0), Some(0));
     }
 
     fn has(blocks: u32, promised: u32) -> Cached {
@@ -164,9 +175,8 @@ mod tests {
 
     #[test]
     fn blocks_of_slower_tiers_take_less_off_and_must_still_get_room_in_the_pool() {
-        let weights = Weights::default();
         let cost = |blocks, host, disk| {
-            weights.score(10.0, Cached { blocks, host, disk, promised: 0 }, load(0.0, 0.0, 0)).cost
+            EVEN.score(10.0, Cached { blocks, host, disk, promised: 0 }, load(0.0, 0.0, 0)).cost
         };
         assert_eq!(cost(8, 0, 0), 2.0 + 2.0);
         assert_eq!(cost(4, 4, 0), (6.0 - 3.0) + 6.0);
@@ -175,7 +185,7 @@ mod tests {
 
     #[test]
     fn more_cached_than_needed_saves_no_more_than_there_is_to_compute() {
-        let weights = Weights { overlap: 2.0, ..Weights::default() };
+        let weights = Weights { overlap: 2.0, ..EVEN };
         assert_eq!(weights.score(4.0, has(4, 0), load(1.0, 2.0, 0)).cost, 2.0);
     }
 

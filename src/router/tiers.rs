@@ -111,9 +111,10 @@ impl TieredIndex {
         }
     }
 
-    /// Blocks on devices; one that many ranks hold counts once.
+    /// Entries of all tiers; a block that many ranks hold in one tier counts once, one of ranks with
+    /// slower tiers once for each.
     pub fn blocks(&self) -> usize {
-        self.device.blocks()
+        self.below.iter().fold(self.device.blocks(), |sum, index| sum + index.blocks())
     }
 
     /// Blocks that the rank holds, in any tier.

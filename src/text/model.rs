@@ -49,7 +49,8 @@ pub struct TextUsage {
     pub most_fuel: u64,
 }
 
-/// What turns text into tokens and back for one model. Constant and shared: no method locks.
+/// What turns text into tokens and back for one model. Shared: what is kept
+/// of texts has locks of its own.
 pub struct TextModel {
     pub(super) tokenizer: Tokenizer,
     /// `None` for a tokenizer that only `tokenizers` knows.

@@ -128,11 +128,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     fn split(&mut self) -> Result<Option<Bytes>, ReadError> {
         while let Some(header) = self.buffer.first_chunk::<HEADER>() {
             let (bytes, limit) = (u32::from_le_bytes(*header) as usize, self.pulse.max_frame);
-            if bytes as i64 > self.pulse.largest.get() {
-                self.pulse.largest.inner().fetch_max(bytes as i64, Ordering::Relaxed);
-            }
             if bytes > limit {
                 return Err(ReadError::TooLarge { bytes, limit });
+            }
+            if bytes as i64 > self.pulse.largest.get() {
+                self.pulse.largest.inner().fetch_max(bytes as i64, Ordering::Relaxed);
             }
             if self.buffer.len() < HEADER + bytes {
                 return Ok(None);

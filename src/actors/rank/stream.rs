@@ -15,6 +15,8 @@ pub(super) struct Stream {
     pub(super) link: LinkId,
     pub(super) frames: mpsc::Sender<Frame>,
     pub(super) pending: Frame,
+    /// There was no room for what is pending.
+    pub(super) is_full: bool,
     /// Its legs here.
     pub(super) legs: usize,
     /// The credit that it goes by; 0 if a leg of it was refused since.
@@ -27,7 +29,8 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn new(link: LinkId, frames: mpsc::Sender<Frame>, kv: Option<KvOut>) -> Self {
-        Self { link, frames, pending: Frame::default(), legs: 0, told: 0, load: None, kv }
+        let pending = Frame::default();
+        Self { link, frames, pending, is_full: false, legs: 0, told: 0, load: None, kv }
     }
 
     /// Whether anything waits to be sent that will not send itself with the next step.

@@ -429,10 +429,14 @@ impl Steps {
                     let news = stream.kv.as_mut().and_then(|kv| kv.take(self.index, cached));
                     stream.pending.kv = news.map(Box::new);
                     place.send(std::mem::take(&mut stream.pending));
-                    self.retry = RETRY_STREAM[0];
+                    (self.retry, stream.is_full) = (RETRY_STREAM[0], false);
                 }
                 // Merged into the next frame.
-                Err(TrySendError::Full(())) => drop(self.shows.metrics.stream_full.inc()),
+                Err(TrySendError::Full(())) if stream.is_full => {}
+                Err(TrySendError::Full(())) => {
+                    stream.is_full = true;
+                    self.shows.metrics.stream_full.inc();
+                }
                 Err(TrySendError::Closed(())) => closed.push(stream.link),
             }
         }

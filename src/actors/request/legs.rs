@@ -11,7 +11,7 @@ use crate::actors::link::Link;
 use crate::actors::models::{ModelView, ServedModel};
 use crate::actors::reply::{NewRequest, Wishes};
 use crate::actors::router::{Ask, Explanation, Routed, Seat};
-use crate::engine::{EngineError, Leg, Reach, Sampling};
+use crate::engine::{EngineError, Leg, Part, Reach, Sampling};
 use crate::ids::{LegId, RequestId};
 use crate::metrics::Migration;
 use crate::router::{Claim, Mode};
@@ -107,6 +107,7 @@ impl Legs {
             choice: (index % self.n) as u32,
             sampling: self.sampling.clone(),
             salt: self.salt,
+            part: Part::Whole,
         };
         choice.placed(link.clone(), rank, id);
         if let Err(lost) = link.place(rank, leg, cached_blocks, inbox.clone()) {

@@ -229,7 +229,8 @@ impl State {
         match event {
             LegEvent::Accepted => {
                 choice.accepted();
-                self.wait.took_one(!self.choices.iter().any(Choice::needs_leg));
+                let has_all = !self.choices.iter().any(Choice::needs_leg);
+                self.wait.took_one(has_all, &self.legs.model.router.line);
             }
             LegEvent::Started { cached_tokens } => {
                 choice.started(cached_tokens);

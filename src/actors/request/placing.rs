@@ -12,14 +12,16 @@ use super::legs::NotPlaced;
 use super::{Flow, Msg, State};
 use crate::actors::failure::Failure;
 use crate::actors::requests;
-use crate::actors::router::{Begun, Place, Turn};
+use crate::actors::router::{Begun, Line, Place, Turn};
 use crate::metrics::ModelMetrics;
 
 /// How a request waits for a rank.
 #[derive(Default)]
 pub(super) struct Wait {
     /// Since when there has been none for one of its choices.
-    since: Option<WithoutRank>,
+    since: Option<Instant>,
+    /// Counts it while there is none.
+    without: Option<WithoutRank>,
     /// It has begun, and waits for room.
     first: Option<Begun>,
     /// `Requests` tells it when to try again.
@@ -30,31 +32,29 @@ pub(super) struct Wait {
     turn: Option<Turn>,
 }
 
-/// A request has had no rank for so long; counted until this is dropped.
-struct WithoutRank {
-    since: Instant,
-    metrics: Arc<ModelMetrics>,
-}
+/// A request has no rank for one of its choices; counted until this is dropped.
+struct WithoutRank(Arc<ModelMetrics>);
 
 impl WithoutRank {
     fn now(metrics: &Arc<ModelMetrics>) -> Self {
         metrics.without_rank.inc();
-        Self { since: Instant::now(), metrics: metrics.clone() }
+        Self(metrics.clone())
     }
 }
 
 impl Drop for WithoutRank {
     fn drop(&mut self) {
-        self.metrics.without_rank.dec();
+        self.0.without_rank.dec();
     }
 }
 
 impl Wait {
     /// A rank has taken a leg; others of the request may still have none.
-    pub(super) fn took_one(&mut self, has_all: bool) {
-        (self.since, self.turn) = (None, None);
+    pub(super) fn took_one(&mut self, has_all: bool, line: &Line) {
+        self.since = None;
+        self.turn.take().into_iter().for_each(|turn| line.used(turn));
         if has_all {
-            self.first = None;
+            (self.first, self.without) = (None, None);
         }
     }
 }
@@ -113,7 +113,8 @@ impl State {
         let claim = || self.legs.claim(&self.choices);
         match self.legs.model.router.line.stand(inbox.actor.clone(), turn, claim, wants) {
             Ok(place) => {
-                (self.wait.since, self.wait.in_line) = (None, Some(place));
+                (self.wait.since, self.wait.without) = (None, None);
+                self.wait.in_line = Some(place);
                 self.card.state("in line for a rank");
                 Flow::On
             }
@@ -154,7 +155,8 @@ impl State {
             }
             _ => wait.first = None,
         }
-        let since = wait.since.get_or_insert_with(|| WithoutRank::now(&self.metrics)).since;
+        let since = *wait.since.get_or_insert_with(Instant::now);
+        wait.without.get_or_insert_with(|| WithoutRank::now(&self.metrics));
         let longest = match lost_its_leg {
             true => self.limits.no_rank_wait,
             // It might as well stand in line.

@@ -127,7 +127,7 @@ impl ModelRouter {
         hasher.extend(ask.tokens, ask.salt, &mut chain);
         let mut inside = self.inside();
         inside.look_up(&chain);
-        let cached = inside.depths.iter().copied().max().unwrap_or(0);
+        let cached = inside.most_cached();
         u32::try_from(ask.tokens.len().div_ceil(hasher.block_tokens())).unwrap_or(u32::MAX) - cached
     }
 

@@ -149,6 +149,11 @@ impl Line {
         self.begun_waiting.load(Ordering::Relaxed)
     }
 
+    /// It was this request's turn, and it has used it.
+    pub fn used(&self, turn: Turn) {
+        self.metrics.queue_wait.observe(turn.since.elapsed());
+    }
+
     /// How long one may stand in it.
     pub fn wait(&self) -> Duration {
         self.wait
@@ -208,7 +213,6 @@ impl Line {
             let Some((ticket, claim, since, who)) = self.change(|queue| queue.pop(can)) else {
                 return;
             };
-            self.metrics.queue_wait.observe(since.elapsed());
             let turn = Turn { ticket, claim, since };
             let called = Called::new([&self.called, calls]);
             // It has ended meanwhile: the next one's turn comes with the next call.

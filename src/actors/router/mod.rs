@@ -275,13 +275,20 @@ impl Inside {
             return Candidate { load, cached: Cached::default(), has_room };
         };
         let of = |depths: &[u32]| depths.get(slots.device.index()).copied().unwrap_or(0);
-        let (blocks, known) = (of(&self.depths), of(&self.known.device));
-        let [host, disk] = self.known.beyond(slots, blocks);
-        Candidate {
-            load,
-            cached: Cached { blocks, promised: blocks - known, host, disk },
-            has_room,
-        }
+        let (soon, known) = (of(&self.depths), of(&self.known.device));
+        let [host, disk] = self.known.beyond(slots, known);
+        // What is in some tier is not promised: it is there.
+        let promised = soon.saturating_sub(known + host + disk);
+        let blocks = known + promised;
+        Candidate { load, cached: Cached { blocks, promised, host, disk }, has_room }
+    }
+
+    /// Most blocks of the chain that was looked up last that some rank has or will have.
+    fn most_cached(&self) -> u32 {
+        let seats = self.ranks.iter().enumerate();
+        let seats = seats.filter_map(|(at, rank)| Some(Seat { at, term: rank.as_ref()?.term }));
+        let cached = |seat| self.candidate(seat, RankLoad::default(), true).cached.all();
+        seats.map(cached).max().unwrap_or(0)
     }
 
     /// The offer of the rank that the session went to last, if that lives.

@@ -9,7 +9,7 @@ use crate::engine::embedded::Embedded;
 use crate::engine::model::Shape;
 use crate::engine::schedule::Limits;
 use crate::engine::sim::{SimConfig, SimModel};
-use crate::engine::{Engine, Leg, StepOutput};
+use crate::engine::{Engine, Leg, Part, StepOutput};
 use crate::ids::{LegId, RankIndex, RequestId};
 use crate::metrics::Metrics;
 use proptest::prelude::*;
@@ -62,6 +62,7 @@ impl Rank {
             choice: 0,
             sampling: Arc::default(),
             salt: 0,
+            part: Part::Whole,
         };
         self.engine.admit(leg).unwrap();
         let mut step = StepOutput::default();

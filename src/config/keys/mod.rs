@@ -427,7 +427,7 @@ const WORKER: &[Key] = &[
     ),
     Key::new(
         "worker.sim.host_blocks",
-        whole(0, u32::MAX as u64),
+        whole(0, 1 << 24),
         Is("0"),
         "KV blocks of a host tier, where the pool's cached blocks go when it needs room",
     )

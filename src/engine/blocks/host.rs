@@ -80,6 +80,11 @@ impl HostTier {
         Some((place, gone))
     }
 
+    /// Whether some block of this name is here.
+    pub(super) fn knows(&self, hash: BlockHash) -> bool {
+        self.index.contains_key(&hash)
+    }
+
     /// Whether exactly this block is here: what a hash alone cannot promise.
     pub(super) fn has(&self, block: Named<'_>) -> bool {
         let Some(&place) = self.index.get(&block.hash) else { return false };

@@ -79,6 +79,8 @@ pub struct BlockManager {
     events: Vec<KvEvent>,
     /// Between the pool and the host tier, in order, not carried out yet.
     moves: Vec<Move>,
+    /// How many of them are loads.
+    loads: usize,
 }
 
 /// Blocks of the host tier on their way into the pool; to be handed to [`BlockManager::load`].
@@ -103,6 +105,7 @@ impl BlockManager {
             host: HostTier::new(host_blocks, block_tokens),
             events: Vec::new(),
             moves: Vec::new(),
+            loads: 0,
         }
     }
 
@@ -206,6 +209,7 @@ impl BlockManager {
         let tokens = tokens.chunks_exact(self.hasher.block_tokens());
         for (((hash, place), block), tokens) in loading.0.into_iter().zip(blocks).zip(tokens) {
             self.moves.push(Move::Load { place, block: *block });
+            self.loads += 1;
             self.host.loaded(place);
             let filled = self.fill(*block, parent, hash, tokens, salt);
             debug_assert_eq!(filled, Filled::Stored, "it was in the host tier alone");
@@ -213,8 +217,14 @@ impl BlockManager {
         }
     }
 
+    /// Blocks that have to be loaded before the next forward pass.
+    pub fn loads(&self) -> usize {
+        self.loads
+    }
+
     /// Moves what has to be carried out before the next forward pass to the end of `out`.
     pub fn drain_moves(&mut self, out: &mut Vec<Move>) {
+        self.loads = 0;
         out.append(&mut self.moves);
     }
 
@@ -321,6 +331,10 @@ impl BlockManager {
             self.hold_one(other);
             self.release_one(block.0);
             return Filled::Same(BlockId(other));
+        }
+        let named = parent.map(|parent| self.meta[parent.0 as usize].hash);
+        if self.host.knows(hash) && !self.host.has(Named { hash, parent: named, tokens, salt }) {
+            return Filled::Taken;
         }
         self.host.forget(hash);
         self.index.insert(hash, block.0);

@@ -54,6 +54,12 @@ impl<M: Model> Embedded<M> {
         &self.model
     }
 
+    /// The model, to change what its pool holds.
+    #[cfg(test)]
+    fn model_mut(&mut self) -> &mut M {
+        &mut self.model
+    }
+
     /// Remembers that the engine is lost: its KV is undefined from here on.
     fn lose(&mut self, error: EngineError) -> EngineError {
         let error = match error {
@@ -116,6 +122,10 @@ impl<M: Model> Engine for Embedded<M> {
         self.scheduler.has_work()
     }
 
+    fn pulled(&mut self, leg: LegId, have_come: bool) {
+        self.scheduler.pulled(leg, have_come);
+    }
+
     fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {
         out.clear();
         if let Some(lost) = &self.lost {
@@ -123,7 +133,8 @@ impl<M: Model> Engine for Embedded<M> {
         }
         self.scheduler.plan(&mut self.batch, &mut out.started);
         debug_assert_eq!(self.batch.spans.is_empty(), !self.has_work(), "a step makes progress");
-        if !self.batch.spans.is_empty() {
+        // A leg whose blocks come from elsewhere may have moved others out without computing anything.
+        if !self.batch.spans.is_empty() || !self.batch.moves.is_empty() {
             let done = Step {
                 vocab: self.shape.vocab,
                 scheduler: &mut self.scheduler,
@@ -137,6 +148,7 @@ impl<M: Model> Engine for Embedded<M> {
             out.computed_tokens = self.batch.tokens.len();
         }
         self.scheduler.drain_events(&mut out.kv_events);
+        self.scheduler.drain_parts(&mut out.prefilled, &mut out.pulls);
         Ok(())
     }
 

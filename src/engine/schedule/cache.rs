@@ -4,12 +4,16 @@
 use rustc_hash::FxHashMap;
 
 use super::Scheduler;
+use super::sequence::Stage;
+use crate::engine::Part;
 use crate::engine::blocks::Filled;
 use crate::ids::BlockHash;
 
 /// What became of a waiting leg that asked to start.
 pub(super) enum Start {
     Started,
+    /// It has its blocks; what some of them hold comes from elsewhere.
+    Pulls,
     WaitsForPrefix,
     NoRoom,
 }
@@ -40,7 +44,7 @@ fn last_computing(
 impl Scheduler {
     /// Gives a waiting leg blocks for all its tokens, those in the cache first, if it may start.
     pub(super) fn start(&mut self, slot: u32) -> Start {
-        let headroom = self.running.len() as u32;
+        let headroom = self.occupied() as u32;
         let seq = &mut self.seqs[slot];
         if let Some(hash) = seq.waits_for.take()
             && self.computing.contains_key(&hash)
@@ -54,7 +58,8 @@ impl Scheduler {
         }
         // The last token is computed even if it is cached: the next one follows from its logits.
         let size = self.shape.block_tokens;
-        let usable = seq.hashes.len().min((tokens.len() - 1) / size);
+        let needed = tokens.len() - usize::from(seq.leg.part != Part::Prefill);
+        let usable = seq.hashes.len().min(needed / size);
         let hit = self.blocks.find(tokens, salt, &seq.hashes[..usable], &mut seq.blocks);
         let parent = hit.blocks.checked_sub(1).map(|last| seq.hashes[last]);
         let rest = &tokens[hit.blocks * size..];
@@ -81,9 +86,20 @@ impl Scheduler {
         self.blocks.load(loading, fresh, before.last().copied(), rest, salt);
         seq.computed = found * size;
         seq.findable = found;
-        (seq.chained, seq.running) = (self.limits.prefix_cache, true);
+        (seq.chained, seq.stage) = (self.limits.prefix_cache, Stage::Running);
         for hash in &seq.hashes[found..] {
             self.computing.entry(*hash).or_insert(slot);
+        }
+        match seq.leg.part {
+            // Once: what was fetched and lost by preemption is computed.
+            Part::Decode { blocks } if !seq.started && blocks as usize > found => {
+                let until = (blocks as usize).min((seq.leg.tokens.len() - 1) / size);
+                if until > found {
+                    self.pull(slot, found, until);
+                    return Start::Pulls;
+                }
+            }
+            Part::Whole | Part::Prefill | Part::Decode { .. } => {}
         }
         Start::Started
     }

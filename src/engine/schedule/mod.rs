@@ -25,6 +25,7 @@
 //! that block is findable or that leg no longer runs; it is then the first to be tried.
 
 mod cache;
+mod parts;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -35,11 +36,11 @@ use std::collections::VecDeque;
 
 use cache::{Start, forget_computing};
 use rustc_hash::FxHashMap;
-use sequence::Slots;
+use sequence::{Slots, Stage};
 
 use super::blocks::{BlockManager, HashKey};
 use super::model::{Batch, Shape, Span};
-use super::{EngineError, KvEvent, Leg, Load, Started, Tier};
+use super::{EngineError, KvEvent, Leg, Load, Part, Prefilled, PullOut, Started, Tier};
 use crate::ids::{BlockHash, LegId};
 
 /// How much an engine takes on.
@@ -86,6 +87,14 @@ pub struct Scheduler {
     waiting_tokens: u64,
     /// Oldest first.
     running: Vec<u32>,
+    /// Legs whose blocks are being fetched, aborted ones included.
+    pulling: FxHashMap<LegId, u32>,
+    /// Prefills that are done and keep their blocks.
+    held: usize,
+    prefilled: Vec<Prefilled>,
+    pulls: Vec<PullOut>,
+    /// Nothing can be planned before something else happens.
+    stuck: bool,
     /// Full blocks that running prefills will fill, and the slots of those.
     computing: FxHashMap<BlockHash, u32>,
     plan: Vec<Planned>,
@@ -107,6 +116,11 @@ impl Scheduler {
             waiting: VecDeque::new(),
             waiting_tokens: 0,
             running: Vec::new(),
+            pulling: FxHashMap::default(),
+            held: 0,
+            prefilled: Vec::new(),
+            pulls: Vec::new(),
+            stuck: false,
             computing: FxHashMap::default(),
             plan: Vec::new(),
             arrivals: 0,
@@ -130,7 +144,8 @@ impl Scheduler {
         }
         leg.prompt_len = leg.prompt_len.min(leg.tokens.len());
         let limit = self.check_leg(&leg)?;
-        let (known, room) = (self.running.len() + self.waiting.len(), self.limits.max_running);
+        self.cut_prefill(&mut leg)?;
+        let (known, room) = (self.by_id.len(), self.limits.max_running);
         if known >= room + self.limits.max_waiting {
             let (waiting, limit) = (known - room, self.limits.max_waiting);
             return Err(EngineError::QueueFull { waiting, limit });
@@ -141,6 +156,7 @@ impl Scheduler {
         self.by_id.insert(id, slot);
         self.waiting.push_back(slot);
         self.waiting_tokens += self.seqs[slot].leg.tokens.len() as u64;
+        self.stuck = false;
         Ok(Some(slot))
     }
 
@@ -180,17 +196,30 @@ impl Scheduler {
     /// Forgets the leg in this slot and frees its blocks: it has finished, failed or was aborted.
     pub fn end(&mut self, slot: u32) {
         let arrival = self.seqs[slot].arrival;
-        if self.seqs[slot].running {
-            let place = self.running.partition_point(|&s| self.seqs[s].arrival < arrival);
-            self.running.remove(place);
-            self.take_blocks(slot);
-        } else {
-            let place = self.waiting.partition_point(|&s| self.seqs[s].arrival < arrival);
-            self.waiting.remove(place);
-            self.waiting_tokens -= self.seqs[slot].leg.tokens.len() as u64;
+        self.stuck = false;
+        self.by_id.remove(&self.seqs[slot].leg.id);
+        match self.seqs[slot].stage {
+            Stage::Running => {
+                self.leave_running(slot);
+                self.take_blocks(slot);
+            }
+            Stage::Waiting => {
+                let place = self.waiting.partition_point(|&s| self.seqs[s].arrival < arrival);
+                self.waiting.remove(place);
+                self.waiting_tokens -= self.seqs[slot].leg.tokens.len() as u64;
+            }
+            Stage::Held => {
+                self.held -= 1;
+                self.take_blocks(slot);
+            }
+            Stage::Pulling { .. } | Stage::Leaving => {
+                let seq = &mut self.seqs[slot];
+                forget_computing(&mut self.computing, &seq.hashes[seq.findable..], slot);
+                seq.stage = Stage::Leaving;
+                return; // until nothing writes to its blocks
+            }
         }
-        let gone = self.seqs.remove(slot);
-        self.by_id.remove(&gone.leg.id);
+        self.seqs.remove(slot);
     }
 
     /// The leg in this slot.
@@ -205,9 +234,9 @@ impl Scheduler {
         seq
     }
 
-    /// Whether any leg waits or runs.
+    /// Whether a step would do anything: a leg runs, or waits for something that only a step can tell.
     pub fn has_work(&self) -> bool {
-        !self.by_id.is_empty()
+        !self.running.is_empty() || (!self.waiting.is_empty() && !self.stuck)
     }
 
     /// The pressure now.
@@ -242,13 +271,15 @@ impl Scheduler {
         &self.plan
     }
 
-    /// Fills `batch` with the next step's work. Never empty while a leg waits or runs.
+    /// Fills `batch` with the next step's work. Never empty while a leg runs; while legs wait, only if
+    /// others hold what they wait for and compute nothing.
     pub fn plan(&mut self, batch: &mut Batch, started: &mut Vec<Started>) {
         batch.clear();
         self.plan.clear();
         self.plan_decodes(batch);
         self.plan_chunks(batch);
         self.start_waiting(batch, started);
+        self.stuck = batch.spans.is_empty();
         self.blocks.drain_moves(&mut batch.moves);
     }
 
@@ -300,7 +331,7 @@ impl Scheduler {
         let seq = &mut self.seqs[slot];
         self.blocks.release(&mut seq.blocks);
         forget_computing(&mut self.computing, &seq.hashes[seq.findable..], slot);
-        (seq.computed, seq.findable, seq.running) = (0, 0, false);
+        (seq.computed, seq.findable, seq.stage) = (0, 0, Stage::Waiting);
     }
 
     fn plan_chunks(&mut self, batch: &mut Batch) {
@@ -316,10 +347,13 @@ impl Scheduler {
 
     fn start_waiting(&mut self, batch: &mut Batch, started: &mut Vec<Started>) {
         let mut place = 0;
-        while self.running.len() < self.limits.max_running && self.budget(batch) > 0 {
+        let most = self.limits.max_batch_tokens.div_ceil(self.shape.block_tokens);
+        let has_room = |this: &Self| this.occupied() < this.limits.max_running;
+        // Loads take time, too: of a leg all that there are, but then nobody else starts.
+        while has_room(self) && self.budget(batch) > 0 && self.blocks.loads() < most {
             let Some(&slot) = self.waiting.get(place) else { return };
             match self.start(slot) {
-                Start::Started => {}
+                Start::Started | Start::Pulls => {}
                 Start::WaitsForPrefix if place < self.limits.max_running => {
                     place += 1;
                     continue;
@@ -333,10 +367,15 @@ impl Scheduler {
                 let cached_tokens = seq.computed as u32;
                 started.push(Started { leg: seq.leg.id, cached_tokens });
             }
-            let (arrival, remaining) = (seq.arrival, seq.remaining());
-            let age = self.running.partition_point(|&s| self.seqs[s].arrival < arrival);
-            self.running.insert(age, slot);
-            self.push(batch, slot, remaining.min(self.budget(batch)));
+            let remaining = seq.remaining();
+            match seq.stage {
+                Stage::Running if remaining == 0 => self.keep(slot),
+                Stage::Running => {
+                    self.run(slot);
+                    self.push(batch, slot, remaining.min(self.budget(batch)));
+                }
+                _ => {} // its blocks come from elsewhere first
+            }
         }
     }
 
@@ -346,7 +385,7 @@ impl Scheduler {
         let end = seq.computed + rows;
         let (first_row, first_block) = (batch.tokens.len(), batch.blocks.len());
         let blocks = end.div_ceil(self.shape.block_tokens);
-        let wants_logits = end == seq.leg.tokens.len();
+        let wants_logits = end == seq.leg.tokens.len() && seq.leg.part != Part::Prefill;
         batch.tokens.extend_from_slice(&seq.leg.tokens[seq.computed..end]);
         batch.blocks.extend_from_slice(&seq.blocks[..blocks]);
         let start = seq.computed;
@@ -363,6 +402,11 @@ impl Scheduler {
             if seq.chained && (seq.findable + 1) * self.shape.block_tokens <= seq.computed {
                 self.publish(slot);
             }
+            let seq = &self.seqs[slot];
+            if seq.leg.part == Part::Prefill && seq.remaining() == 0 {
+                self.leave_running(slot);
+                self.keep(slot);
+            }
         }
     }
 
@@ -370,33 +414,5 @@ impl Scheduler {
     #[cfg(test)]
     pub(crate) fn oldest_running(&self) -> Option<(u32, LegId)> {
         self.running.first().map(|&slot| (slot, self.seqs[slot].leg.id))
-    }
-
-    /// Checks every invariant of the scheduler and its pool; for tests.
-    ///
-    /// # Errors
-    /// What is wrong, for people.
-    #[cfg(test)]
-    pub(crate) fn check(&self) -> Result<(), String> {
-        self.blocks.check(self.seqs.iter().map(|seq| &seq.blocks[..]))?;
-        let (waiting, running) = (self.waiting.len(), self.running.len());
-        let live = self.seqs.iter().count();
-        if live != waiting + running || live != self.by_id.len() {
-            return Err(format!("{live} legs, but {waiting} wait and {running} run"));
-        }
-        let by_age = |&(a, b): &(u32, u32)| self.seqs[a].arrival < self.seqs[b].arrival;
-        let queue: Vec<u32> = self.waiting.iter().copied().collect();
-        for list in [&queue, &self.running] {
-            if !list.iter().copied().zip(list.iter().skip(1).copied()).all(|pair| by_age(&pair)) {
-                return Err(format!("not by age: {list:?}"));
-            }
-        }
-        if let Some(&slot) = self.waiting.iter().find(|&&slot| !self.seqs[slot].blocks.is_empty()) {
-            return Err(format!("waiting leg {} holds blocks", self.seqs[slot].leg.id));
-        }
-        if let Some(slot) = self.computing.values().find(|slot| !self.running.contains(slot)) {
-            return Err(format!("slot {slot} computes a block but does not run"));
-        }
-        Ok(())
     }
 }

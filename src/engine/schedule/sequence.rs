@@ -26,7 +26,7 @@ pub struct Sequence {
     pub(super) findable: usize,
     /// Whether further blocks can be made findable.
     pub(super) chained: bool,
-    pub(super) running: bool,
+    pub(super) stage: Stage,
     /// Whether it left the queue before.
     pub(super) started: bool,
     /// The block a running leg was computing when this one last asked to start.
@@ -44,7 +44,7 @@ impl Sequence {
             hashes: Vec::new(),
             findable: 0,
             chained: false,
-            running: false,
+            stage: Stage::Waiting,
             started: false,
             waits_for: None,
         }
@@ -71,6 +71,24 @@ impl Sequence {
         self.leg.tokens.reserve_exact(more);
         self.blocks.reserve_exact((self.leg.tokens.len() + more).div_ceil(block_tokens));
     }
+}
+
+/// Where a leg is on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// In the queue, without blocks.
+    Waiting,
+    /// It computes.
+    Running,
+    /// It has blocks and waits for the first so many of them to be fetched.
+    Pulling {
+        /// Leading blocks that will be there.
+        until: usize,
+    },
+    /// As before, but it was aborted: its blocks may still be written.
+    Leaving,
+    /// A prefill that is done.
+    Held,
 }
 
 /// All live legs, by slot.

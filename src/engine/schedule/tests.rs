@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::engine::Sampling;
+use crate::engine::{Part, Sampling};
 use crate::ids::RequestId;
 
 fn shape(blocks: u32) -> Shape {
@@ -28,6 +28,7 @@ fn leg(request: u64, tokens: Vec<u32>, max_tokens: u32) -> Leg {
         choice: 0,
         sampling: Arc::new(Sampling::default()),
         salt: 0,
+        part: Part::Whole,
     }
 }
 

@@ -146,6 +146,15 @@ impl SimModel {
         &self.config
     }
 
+    /// Writes the KV of a sequence's last full block, as a transfer from another rank would.
+    pub fn receive(&mut self, block: BlockId, tokens: &[u32]) {
+        let size = self.config.shape.block_tokens;
+        let (before, own) = tokens.split_at(tokens.len() - size);
+        let hash = |from: u64, tokens: &[u32]| tokens.iter().fold(from, |h, &t| absorb(h, t));
+        let before = hash(self.config.start(), before);
+        self.kv[block.0 as usize] = Kv { before, hash: hash(before, own), filled: size };
+    }
+
     /// Overwrites one block's KV, as a broken transfer would.
     pub fn corrupt(&mut self, block: BlockId) {
         let kv = &mut self.kv[block.0 as usize];

@@ -1,16 +1,18 @@
 //! A driver that checks an engine after every step, and the models and legs it runs.
 
 mod lives;
+mod parts;
 mod random;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::*;
+use crate::engine::PullOut;
 use crate::engine::sample::random_bits;
 use crate::engine::sim::{SimConfig, SimModel};
-use crate::engine::{KvEvent, Sampling, Tier};
-use crate::ids::RequestId;
+use crate::engine::{KvEvent, Part, Sampling, Tier};
+use crate::ids::{BlockId, RequestId};
 
 /// Steps after which a test gives up: far more than its legs need.
 const ENOUGH_STEPS: usize = 20_000;
@@ -88,6 +90,10 @@ struct Driver<M: Model> {
     findable: HashMap<crate::ids::BlockHash, Tier>,
     cached: HashMap<LegId, u32>,
     computed: usize,
+    /// Blocks that are being fetched.
+    pulls: Vec<PullOut>,
+    /// Prefills that are done.
+    held: HashMap<LegId, Vec<BlockId>>,
 }
 
 impl<M: Model> Driver<M> {
@@ -102,6 +108,8 @@ impl<M: Model> Driver<M> {
             findable: HashMap::new(),
             cached: HashMap::new(),
             computed: 0,
+            pulls: Vec::new(),
+            held: HashMap::new(),
         }
     }
 
@@ -115,6 +123,7 @@ impl<M: Model> Driver<M> {
     fn abort(&mut self, id: LegId) {
         self.engine.abort(id);
         self.live.remove(&id);
+        self.held.remove(&id);
         self.engine.scheduler.check().unwrap();
     }
 
@@ -122,7 +131,10 @@ impl<M: Model> Driver<M> {
     fn step(&mut self) {
         self.engine.step(&mut self.out).unwrap();
         self.engine.scheduler.check().unwrap();
-        assert_eq!(self.engine.has_work(), self.live.len() > self.out_ends());
+        let ends = self.out_ends();
+        if self.pulls.is_empty() && self.held.is_empty() {
+            assert_eq!(self.engine.has_work() || self.out.has_parts(), self.live.len() > ends);
+        }
         for token in self.out.tokens.drain(..) {
             assert!(self.live.contains(&token.leg), "{} has ended or never was", token.leg);
             self.outputs.entry(token.leg).or_default().push(token.token);
@@ -145,6 +157,11 @@ impl<M: Model> Driver<M> {
                         && self.findable.insert(*hash, *tier) != Some(*tier),
                 KvEvent::Removed { hash } => self.findable.remove(hash).is_some(),
             });
+        }
+        self.pulls.append(&mut self.out.pulls);
+        for done in self.out.prefilled.drain(..) {
+            assert!(self.live.contains(&done.leg), "{} has ended or never was", done.leg);
+            assert_eq!(self.held.insert(done.leg, done.blocks), None);
         }
         let mut cached = Vec::new();
         self.engine.cached_blocks(&mut cached);
@@ -188,6 +205,7 @@ fn leg(request: u64, tokens: Vec<u32>, max_tokens: u32, sampling: &Arc<Sampling>
         choice: 0,
         sampling: Arc::clone(sampling),
         salt: 0,
+        part: Part::Whole,
     }
 }
 
@@ -216,4 +234,10 @@ fn expected(config: &SimConfig, leg: &Leg) -> (Vec<u32>, FinishReason) {
 /// One of a few prompts that share prefixes.
 fn prompt(which: usize, len: usize) -> Vec<u32> {
     (0..len).map(|i| ((i * 7 + if i < 11 { 0 } else { which % 3 }) % 64) as u32).collect()
+}
+
+impl StepOutput {
+    fn has_parts(&self) -> bool {
+        !self.pulls.is_empty() || !self.prefilled.is_empty()
+    }
 }
