@@ -49,10 +49,6 @@ impl<T> Commands<T> {
         std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
     fn wake(&self) {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes()); // full: it is awake already
     }

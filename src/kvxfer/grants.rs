@@ -12,8 +12,11 @@ use super::transport::{GrantId, RegionId};
 /// The ranges of all grants.
 #[derive(Debug, Default)]
 pub(super) struct Grants {
-    table: RwLock<FxHashMap<GrantId, Vec<(RegionId, Vec<Range<u64>>)>>>,
+    table: RwLock<FxHashMap<GrantId, Vec<Granted>>>,
 }
+
+/// Sorted, disjoint ranges of one region.
+type Granted = (RegionId, Vec<Range<u64>>);
 
 impl Grants {
     /// Adds ranges, which are within the region.

@@ -91,11 +91,7 @@ impl Transport for Local {
     }
 
     fn register(&self, memory: Arc<Memory>, layout: Layout) -> Result<RegionId, XferError> {
-        if memory.kind() != MemoryKind::Host {
-            let what = format!("{:?} memory", memory.kind());
-            return Err(XferError::Unsupported { transport: NAME, what });
-        }
-        self.shared.register(memory, layout)
+        self.shared.register(memory, layout, &[MemoryKind::Host])
     }
 
     fn descriptor(&self) -> Result<Vec<u8>, XferError> {

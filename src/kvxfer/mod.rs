@@ -31,6 +31,7 @@ pub mod local;
 pub mod plan;
 pub mod region;
 mod shared;
+pub mod tcp;
 mod transport;
 
 pub use error::{Reach, XferError};

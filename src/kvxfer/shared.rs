@@ -13,7 +13,7 @@ use super::error::XferError;
 use super::grants::Grants;
 use super::layout::Layout;
 use super::plan::Run;
-use super::region::Memory;
+use super::region::{Memory, MemoryKind};
 use super::transport::{
     Counters, Event, Limits, PeerId, Pull, RegionId, RegionInfo, Sink, TransferId,
 };
@@ -122,8 +122,13 @@ impl Shared {
         &self,
         memory: Arc<Memory>,
         layout: Layout,
+        kinds: &[MemoryKind],
     ) -> Result<RegionId, XferError> {
         self.running()?;
+        if !kinds.contains(&memory.kind()) {
+            let what = format!("{:?} memory", memory.kind());
+            return Err(XferError::Unsupported { transport: self.name, what });
+        }
         layout.check()?;
         if layout.bytes() > memory.bytes() {
             let (start, end, why) = (0, layout.bytes(), "the layout is larger than its memory");
