@@ -123,7 +123,8 @@ mod tests {
     fn what_was_published_is_understood_and_what_contradicts_itself_is_not() {
         let good = sample();
         assert_eq!(Descriptor::decode(&good.encode().unwrap()).unwrap(), good);
-        let spoil: [(&str, fn(&mut Descriptor)); 5] = [
+        type Spoil = fn(&mut Descriptor);
+        let spoil: [(&str, Spoil); 5] = [
             ("version 2, this build speaks 1", |d| d.version = 2),
             ("region 1 at place 0", |d| d.regions[0].region = RegionId(1)),
             ("region 0 is smaller than its layout", |d| d.regions[0].bytes -= 1),

@@ -92,7 +92,7 @@ mod tests {
         let grants = Grants::default();
         let (grant, region) = (GrantId(7), RegionId(0));
         grants.add(grant, region, &[20..30, 0..10, 5..5], 1).unwrap();
-        grants.add(grant, region, &[10..15], 1).unwrap();
+        grants.add(grant, region, &[10..12, 12..15], 1).unwrap();
         let may = |id, region, range: Range<u64>| {
             grants.while_granted(id, region, std::iter::once(range), || ()).is_some()
         };
@@ -101,7 +101,7 @@ mod tests {
             assert_eq!(may(grant, region, range.clone()), expected, "{range:?}");
         }
         assert!(!may(grant, RegionId(1), 0..1) && !may(GrantId(8), region, 0..1));
-        let full = grants.add(GrantId(8), region, &[0..1], 1);
+        let full = grants.add(GrantId(8), region, &[0..1, 2..3], 1);
         assert_eq!(full, Err(XferError::Limit { what: "grants", have: 1, limit: 1 }));
         grants.remove(grant);
         assert!(!may(grant, region, 0..1));

@@ -85,7 +85,9 @@ pub enum LedgerError {
     #[error("{hold} is {phase:?}: it cannot be {wanted}")]
     Phase { hold: String, phase: Phase, wanted: &'static str },
     /// The quarantine is full.
-    #[error("{quarantined} blocks are in quarantine, the cap is {cap}: end the peers that hold them")]
+    #[error(
+        "{quarantined} blocks are in quarantine, the cap is {cap}: end the peers that hold them"
+    )]
     QuarantineFull { quarantined: u32, cap: u32 },
 }
 

@@ -33,6 +33,7 @@ pub mod region;
 mod shared;
 pub mod tcp;
 mod transport;
+pub mod ucx;
 
 pub use error::{Reach, XferError};
 pub use layout::{Layout, Sizes, Strides};

@@ -83,7 +83,9 @@ pub enum PlanError {
     #[expect(missing_docs, reason = "the text says it")]
     Layout { why: &'static str, layout: String },
     /// The two pools hold different models.
-    #[error("the two pools differ in {what}: {remote} at the peer, {local} here; both must serve the same model")]
+    #[error(
+        "the two pools differ in {what}: {remote} at the peer, {local} here; both must serve the same model"
+    )]
     #[expect(missing_docs, reason = "the text says it")]
     Mismatch { what: &'static str, remote: u64, local: u64 },
     /// No head is in both pools.
@@ -168,7 +170,8 @@ impl Stretch {
             bytes *= u64::from(axis.count);
             outer -= 1;
         }
-        let skipped = |layout: &Layout, stride| u64::from(heads.start - layout.heads.start) * stride;
+        let skipped =
+            |layout: &Layout, stride| u64::from(heads.start - layout.heads.start) * stride;
         let first = Run {
             remote: self.remote + skipped(remote, from.head),
             local: self.local + skipped(local, to.head),
@@ -189,7 +192,8 @@ struct Axis {
 fn each(axes: &[Axis], first: Run, runs: &mut Vec<Run>) {
     let Some((axis, inner)) = axes.split_first() else { return runs.push(first) };
     for place in 0..u64::from(axis.count) {
-        let (remote, local) = (first.remote + place * axis.remote, first.local + place * axis.local);
+        let (remote, local) =
+            (first.remote + place * axis.remote, first.local + place * axis.local);
         each(inner, Run { remote, local, ..first }, runs);
     }
 }
@@ -201,7 +205,8 @@ fn merge(mut runs: Vec<Run>) -> Vec<Run> {
     for run in runs {
         match merged.last_mut() {
             Some(last)
-                if last.local + last.bytes == run.local && last.remote + last.bytes == run.remote =>
+                if last.local + last.bytes == run.local
+                    && last.remote + last.bytes == run.remote =>
             {
                 last.bytes += run.bytes;
             }

@@ -118,12 +118,13 @@ impl Shared {
         self.limits.pulls + self.limits.peers + self.limits.regions
     }
 
-    pub(super) fn register(
+    /// Whether `register` would succeed.
+    pub(super) fn may_register(
         &self,
-        memory: Arc<Memory>,
-        layout: Layout,
+        memory: &Memory,
+        layout: &Layout,
         kinds: &[MemoryKind],
-    ) -> Result<RegionId, XferError> {
+    ) -> Result<(), XferError> {
         self.running()?;
         if !kinds.contains(&memory.kind()) {
             let what = format!("{:?} memory", memory.kind());
@@ -134,13 +135,26 @@ impl Shared {
             let (start, end, why) = (0, layout.bytes(), "the layout is larger than its memory");
             return Err(XferError::BadRange { what: "a new region", start, end, why });
         }
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        self.room_for_region(regions.len())
+    }
+
+    fn room_for_region(&self, have: usize) -> Result<(), XferError> {
+        let limit = self.limits.regions;
+        if have < limit { Ok(()) } else { Err(XferError::Limit { what: "regions", have, limit }) }
+    }
+
+    pub(super) fn register(
+        &self,
+        memory: Arc<Memory>,
+        layout: Layout,
+        kinds: &[MemoryKind],
+    ) -> Result<RegionId, XferError> {
+        self.may_register(&memory, &layout, kinds)?;
         let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
-        let (have, limit) = (regions.len(), self.limits.regions);
-        if have >= limit {
-            return Err(XferError::Limit { what: "regions", have, limit });
-        }
+        self.room_for_region(regions.len())?; // others register too
         regions.push(Region { memory, layout });
-        Ok(RegionId(have as u32))
+        Ok(RegionId(regions.len() as u32 - 1))
     }
 
     pub(super) fn region(&self, region: RegionId) -> Option<Region> {

@@ -89,7 +89,8 @@ pub enum Event {
         /// Which pull.
         transfer: TransferId,
     },
-    /// A peer is lost. All its pulls have been told to have failed. Connect again for a new one.
+    /// A peer is lost. Its pulls have been told to have failed; one that was accepted at the same
+    /// moment may be told after this. Connect again for a new one.
     PeerDown {
         /// Which peer.
         peer: PeerId,

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use cuelight::kvxfer::tcp::{Listen, Tcp};
@@ -31,7 +32,7 @@ fn strangers_are_sent_away_and_friends_still_served() {
         Limits { handshake: Duration::from_millis(300), peers: 8, runs: 100, ..Limits::default() };
     let server = Tcp::start(listen, limits, Box::new(|_| {})).unwrap();
     let region = server.register(pool(16), layout(16)).unwrap();
-    server.grant(GrantId(7), region, &[0..16 * BLOCK_BYTES]).unwrap();
+    server.grant(GrantId(7), region, from_ref(&(0..16 * BLOCK_BYTES))).unwrap();
     let address = server.address();
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
@@ -75,7 +76,7 @@ fn a_peer_that_answers_nonsense_is_lost() {
     )
     .unwrap();
     let region = real.register(pool(4), layout(4)).unwrap();
-    real.grant(GrantId(7), region, &[0..1]).unwrap();
+    real.grant(GrantId(7), region, from_ref(&(0..1))).unwrap();
     // A published address where somebody else answers.
     let published = replace_port(&real.descriptor().unwrap(), real.address().port(), port);
     let mut puller = Puller::start("tcp", 4).unwrap();

@@ -1,5 +1,6 @@
 //! Pulls within one process.
 
+use std::slice::from_ref;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::puller::{MARK, Puller, blocks};
 fn source(count: u32) -> Local {
     let source = Local::start(Limits::default(), Box::new(|_| {})).unwrap();
     let region = source.register(pool(count), layout(count)).unwrap();
-    source.grant(GrantId(7), region, &[0..layout(count).bytes()]).unwrap();
+    source.grant(GrantId(7), region, from_ref(&(0..layout(count).bytes()))).unwrap();
     source
 }
 

@@ -15,6 +15,13 @@ macro_rules! over_transports {
         mod tcp {
             $(#[test] fn $promise() { super::$module::$promise("tcp"); })+
         }
+        mod ucx {
+            $(#[test] fn $promise() { super::$module::$promise("ucx"); })+
+        }
+        /// UCX without shared memory: what it does between hosts.
+        mod ucx_tcp {
+            $(#[test] fn $promise() { super::$module::$promise("ucx-tcp"); })+
+        }
     };
 }
 

@@ -1,13 +1,16 @@
 //! The process that pulls: a pool full of a mark, and the events of its transport.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use cuelight::ids::BlockId;
 use cuelight::kvxfer::tcp::{Listen, Tcp};
+use cuelight::kvxfer::ucx::{Options, Ucx};
 use cuelight::kvxfer::{
     Event, GrantId, Limits, Memory, PeerId, Pull, RegionId, Run, Sink, TransferId, Transport,
+    XferError,
 };
 
 use super::peer::{BLOCK_BYTES, content, layout};
@@ -25,7 +28,28 @@ pub(crate) fn start(kind: &str, sink: Sink) -> Option<Box<dyn Transport>> {
             let listen = Listen { bind: "127.0.0.1:0".parse().unwrap(), advertise: None };
             Some(Box::new(Tcp::start(listen, limits, sink).unwrap()))
         }
+        "ucx" => start_ucx(Options::default(), limits, sink),
+        "ucx-tcp" => {
+            start_ucx(Options { transports: "tcp".into(), ..Options::default() }, limits, sink)
+        }
         other => panic!("no transport {other}"),
+    }
+}
+
+/// With the library of `CUELIGHT_UCX_DIR`, of the client tests' Python environment, or the system's.
+fn start_ucx(options: Options, limits: Limits, sink: Sink) -> Option<Box<dyn Transport>> {
+    let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv/lib");
+    let pythons = std::fs::read_dir(venv).into_iter().flatten().flatten();
+    let dir = pythons
+        .map(|python| python.path().join("site-packages/libucx/lib"))
+        .find(|dir| dir.is_dir());
+    match Ucx::start(&Options { dir, ..options }, limits, sink) {
+        Ok(ucx) => Some(Box::new(ucx)),
+        Err(error) => {
+            assert!(matches!(error, XferError::Unavailable { .. }), "{error}");
+            eprintln!("{error}");
+            None
+        }
     }
 }
 

@@ -117,9 +117,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// What the outside world may do: holds whose transfer can touch memory until it proves quiet.
 #[derive(Default)]
 struct World {
-    /// Hold → (may it touch memory, does it write, its blocks with their generations).
-    live: HashMap<u8, (bool, bool, Vec<(BlockId, BlockGeneration)>)>,
+    live: HashMap<u8, User>,
 }
+
+/// May it touch memory, does it write, its blocks with their generations.
+type User = (bool, bool, Vec<(BlockId, BlockGeneration)>);
 
 impl World {
     fn apply(&mut self, ledger: &mut Ledger<u8>, step: &Step) -> Vec<BlockId> {

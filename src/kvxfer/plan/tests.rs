@@ -31,7 +31,8 @@ fn equal_pools_move_whole_blocks_and_neighbours_in_one_run() {
         bytes: blocks * block,
     };
     assert_eq!(runs, [run(1, 5, 1), run(3, 6, 2), run(9, 8, 1)]);
-    assert_eq!(layout.ranges(&to).unwrap(), [5 * block..9 * block]);
+    let ranges = layout.ranges(&to).unwrap();
+    assert_eq!((ranges.len(), &ranges[0]), (1, &(5 * block..9 * block)));
 }
 
 #[test]
@@ -47,9 +48,18 @@ fn bad_tables_and_pools_are_refused() {
     let cases = [
         (refused(&layout, &outside, &good, 32), "block 4 is outside of a pool of 4 blocks"),
         (refused(&layout, &good, &twice, 32), "block 1 is twice in the local table"),
-        (refused(&layout, &good, &good, 33), "tokens up to 33 are wanted, but the table of 2 blocks"),
-        (refused(&other, &good, &good, 32), "the two pools differ in layers: 3 at the peer, 2 here"),
-        (refused(&shard, &good, &good, 32), "the peer's heads 4..6 and ours 0..4 have none in common"),
+        (
+            refused(&layout, &good, &good, 33),
+            "tokens up to 33 are wanted, but the table of 2 blocks",
+        ),
+        (
+            refused(&other, &good, &good, 32),
+            "the two pools differ in layers: 3 at the peer, 2 here",
+        ),
+        (
+            refused(&shard, &good, &good, 32),
+            "the peer's heads 4..6 and ours 0..4 have none in common",
+        ),
     ];
     for (text, start) in cases {
         assert!(text.starts_with(start), "{text}");
@@ -101,8 +111,8 @@ fn cases() -> impl Strategy<Value = Case> {
     let block_tokens = || prop_oneof![Just(4u32), Just(8), Just(16), Just(5)];
     let layout =
         || (heads(), block_tokens()).prop_flat_map(|(heads, tokens)| any_layout(heads, tokens));
-    let pools = (layout(), layout())
-        .prop_filter("a common head", |(a, b)| common_heads(a, b).is_ok());
+    let pools =
+        (layout(), layout()).prop_filter("a common head", |(a, b)| common_heads(a, b).is_ok());
     pools.prop_flat_map(|(remote, local)| {
         let table = |layout: &Layout| {
             Just((0..layout.blocks).map(BlockId).collect::<Vec<_>>()).prop_shuffle()

@@ -147,7 +147,9 @@ impl Client {
         let stalled = self.heard + shared.limits.stall;
         if !self.pulls.is_empty() && self.welcome_by.is_none() && now >= stalled {
             let after = shared.limits.stall;
-            return Err(XferError::PeerLost { why: format!("it owes bytes and sent none in {after:?}") });
+            return Err(XferError::PeerLost {
+                why: format!("it owes bytes and sent none in {after:?}"),
+            });
         }
         let deadlines = self.pulls.values().map(|active| active.started + active.job.pull.timeout);
         let stall = (!self.pulls.is_empty()).then_some(stalled);
@@ -198,7 +200,9 @@ impl Client {
             };
             count(&shared.stats.posts, 1);
             let got = match got {
-                Ok(0) => return Err(XferError::PeerLost { why: "it closed the connection".into() }),
+                Ok(0) => {
+                    return Err(XferError::PeerLost { why: "it closed the connection".into() });
+                }
                 Ok(got) => got,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if is_not_ready(&error) => return Ok(false),
@@ -220,7 +224,8 @@ impl Client {
         };
         active.cursor.peek(&active.job.pull.runs, u64::from(left), PIECES, &mut self.pieces);
         self.parts.clear();
-        self.parts.extend(self.pieces.iter().map(|run| Part { offset: run.local, bytes: run.bytes }));
+        self.parts
+            .extend(self.pieces.iter().map(|run| Part { offset: run.local, bytes: run.bytes }));
         let all: u64 = self.parts.iter().map(|part| part.bytes).sum();
         let after = if all == u64::from(left) { HEAD_BYTES } else { 0 };
         let memory = &active.job.memory;
@@ -282,7 +287,8 @@ impl Client {
 
     /// Acts on a complete head.
     fn begin_chunk(&mut self, shared: &Shared, sink: &Sink) -> Result<(), XferError> {
-        let nonsense = |what: String| XferError::PeerLost { why: format!("it sent nonsense: {what}") };
+        let nonsense =
+            |what: String| XferError::PeerLost { why: format!("it sent nonsense: {what}") };
         let head = Head::decode(&self.head);
         if self.welcome_by.is_some() != (head == Some(Head::Welcome)) {
             return Err(nonsense(format!("{head:?} out of turn")));

@@ -75,7 +75,8 @@ impl Tcp {
         }
         let shared = Shared::new(NAME, limits)?;
         let token = random(NAME)?;
-        let commands = Commands::new(shared.command_limit()).map_err(|error| io("eventfd", error))?;
+        let commands =
+            Commands::new(shared.command_limit()).map_err(|error| io("eventfd", error))?;
         let commands = Arc::new(commands);
         let driver = thread::Driver::new(shared.clone(), commands.clone(), listener, token)
             .map_err(|error| io("epoll", error))?;

@@ -201,7 +201,8 @@ impl Server {
     pub(super) fn write(&mut self, shared: &Shared) -> Result<bool, Closed> {
         let mut turn = 0;
         while turn < TURN {
-            let Some(mut sending) = self.sending.take().or_else(|| self.next_sending(shared)) else {
+            let Some(mut sending) = self.sending.take().or_else(|| self.next_sending(shared))
+            else {
                 return Ok(false);
             };
             match self.write_once(shared, &mut sending) {
