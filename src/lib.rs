@@ -10,6 +10,7 @@ pub mod config;
 pub mod engine;
 pub mod http;
 pub mod ids;
+pub mod kvxfer;
 pub mod metrics;
 pub mod node;
 pub mod router;

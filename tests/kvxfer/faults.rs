@@ -1,6 +1,6 @@
 //! Sides that die, freeze, or change their minds in the middle of a transfer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cuelight::kvxfer::{Event, Reach, XferError};
 use rustix::process::Signal;
@@ -80,6 +80,22 @@ pub(crate) fn a_killed_peer_is_told_once_and_its_pulls_are_quiet(kind: &str) {
     }
     assert!(hits > 0, "no kill came in the middle of a transfer");
     assert_eq!(puller.transport.counters().unquiet, 0);
+}
+
+pub(crate) fn an_idle_peer_that_dies_is_noticed(kind: &str) {
+    let Some(mut puller) = Puller::start(kind, 4) else { return };
+    for _ in 0..5 {
+        let mut peer = Peer::spawn(kind, 4);
+        peer.ask("grant 7");
+        let id = puller.transport.connect(&peer.descriptor).unwrap();
+        let transfer = puller.pull(id, blocks(0, 4));
+        assert_eq!(puller.event(), Event::Done { transfer, bytes: 4 * BLOCK_BYTES });
+        peer.kill();
+        let start = Instant::now();
+        assert!(matches!(puller.event(), Event::PeerDown { peer, .. } if peer == id));
+        assert!(start.elapsed() < Duration::from_secs(4), "noticed after {:?}", start.elapsed());
+    }
+    puller.no_event();
 }
 
 pub(crate) fn a_frozen_peer_ends_in_a_deadline_and_writes_nothing_later(kind: &str) {

@@ -38,6 +38,7 @@ mod moving {
 mod failing {
     over_transports! { faults:
         an_aborted_pull_is_quiet_when_it_says_so,
+        an_idle_peer_that_dies_is_noticed,
         a_killed_peer_is_told_once_and_its_pulls_are_quiet,
         a_frozen_peer_ends_in_a_deadline_and_writes_nothing_later,
         a_withdrawn_grant_ends_the_pull_and_poison_never_arrives,

@@ -113,7 +113,9 @@ impl Puller {
     }
 
     pub(crate) fn event(&self) -> Event {
-        self.events.recv_timeout(PATIENCE).expect("an event within the test's patience")
+        self.events.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+            panic!("no event within the test's patience: {:?}", self.transport.counters())
+        })
     }
 
     pub(crate) fn no_event(&self) {
