@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bincode::{Decode, Encode};
 
 use super::error::XferError;
+use super::process::Process;
 use super::transport::RegionInfo;
 
 /// Larger descriptors are refused.
@@ -40,6 +41,8 @@ pub(super) struct UcxEndpoint {
     pub(super) worker: Vec<u8>,
     /// By region: its first address there, and what `ucp_rkey_pack` gave.
     pub(super) keys: Vec<(u64, Vec<u8>)>,
+    /// For peers on the same host to watch.
+    pub(super) process: Option<Process>,
 }
 
 impl Descriptor {
@@ -115,7 +118,8 @@ mod tests {
         let layout = Layout::block_major(sizes).unwrap();
         let (bytes, kind) = (layout.bytes(), MemoryKind::Host);
         let info = RegionInfo { region: RegionId(0), bytes, kind, device: 0, layout };
-        let ucx = UcxEndpoint { worker: vec![1, 2, 3], keys: vec![(4096, vec![9; 10])] };
+        let ucx =
+            UcxEndpoint { worker: vec![1, 2, 3], keys: vec![(4096, vec![9; 10])], process: None };
         Descriptor::new(5, vec![info], Endpoint::Ucx(ucx))
     }
 

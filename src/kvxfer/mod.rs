@@ -5,6 +5,7 @@
 //! ledger         which blocks a transfer may still read or write (pure)
 //! region         a pool as memory that transports may touch
 //! grants         what peers may read of our pools, and until when
+//! process        whether a process of this host is dead: one way to prove quiet
 //! transport      the trait: register, publish, connect, pull, abort, events
 //! ├─ local       ranks of one process: a thread that copies
 //! ├─ tcp         any two hosts: sockets read and written straight from and to the pools
@@ -29,6 +30,7 @@ pub mod layout;
 pub mod ledger;
 pub mod local;
 pub mod plan;
+pub mod process;
 pub mod region;
 mod shared;
 pub mod tcp;

@@ -26,6 +26,7 @@ use super::commands::Commands;
 use super::descriptor::{Descriptor, Endpoint, UcxEndpoint};
 use super::error::XferError;
 use super::layout::Layout;
+use super::process::Process;
 use super::region::{Memory, MemoryKind};
 use super::shared::{Job, Shared};
 use super::transport::{
@@ -186,7 +187,8 @@ impl Transport for Ucx {
 
     fn descriptor(&self) -> Result<Vec<u8>, XferError> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let endpoint = UcxEndpoint { worker: self.address.clone(), keys: keys.clone() };
+        let (worker, keys) = (self.address.clone(), keys.clone());
+        let endpoint = UcxEndpoint { worker, keys, process: Process::me() };
         self.shared.describe(Endpoint::Ucx(endpoint))
     }
 

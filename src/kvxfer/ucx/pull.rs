@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::endpoint::{Endpoint, Mapped, RemoteKey, Request};
 use crate::kvxfer::error::XferError;
 use crate::kvxfer::plan::{Cursor, Run};
+use crate::kvxfer::process::Watch;
 use crate::kvxfer::shared::{Job, Shared, count};
 use crate::kvxfer::transport::{PeerId, Sink};
 
@@ -18,6 +19,8 @@ pub(super) struct Peer {
     pub(super) endpoint: Endpoint,
     /// By region: its address there, and the key to it.
     pub(super) keys: Vec<(u64, Rc<RemoteKey>)>,
+    /// Its process, on this host.
+    pub(super) watch: Option<Watch>,
     /// Bytes posted and not ended, of all its pulls.
     pub(super) posted: u64,
 }

@@ -16,6 +16,7 @@ use super::pull::{Active, Look, Peer};
 use crate::kvxfer::commands::Commands;
 use crate::kvxfer::descriptor::UcxEndpoint;
 use crate::kvxfer::error::XferError;
+use crate::kvxfer::process::Watch;
 use crate::kvxfer::shared::Shared;
 use crate::kvxfer::transport::{PeerId, Sink};
 
@@ -25,6 +26,8 @@ const SPIN: Duration = Duration::from_micros(30);
 const NAP: Duration = Duration::from_millis(100);
 /// Progress calls between looks at the pulls.
 const ROUNDS: usize = 16;
+/// Progress calls after a sleep in which nothing happened.
+const KEEPALIVE_CALLS: usize = 64;
 /// How long the end of a transport waits for UCX's.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -51,6 +54,8 @@ pub(super) struct Driver {
     peers: FxHashMap<PeerId, Peer>,
     closing: Vec<Closing>,
     active: VecDeque<Active>,
+    /// When the peers' processes were last looked at.
+    looked: Instant,
 }
 
 impl Driver {
@@ -74,6 +79,7 @@ impl Driver {
             peers: FxHashMap::default(),
             closing: Vec::new(),
             active: VecDeque::new(),
+            looked: Instant::now(),
         };
         Ok((driver, hello))
     }
@@ -133,8 +139,9 @@ impl Driver {
 
     fn connect(&mut self, id: PeerId, endpoint: &UcxEndpoint) -> Result<(), String> {
         if !self.peers.contains_key(&id) {
+            let watch = endpoint.process.as_ref().and_then(Watch::new);
             let endpoint = Endpoint::new(&self.worker, &endpoint.worker)?;
-            self.peers.insert(id, Peer { endpoint, keys: Vec::new(), posted: 0 });
+            self.peers.insert(id, Peer { endpoint, keys: Vec::new(), watch, posted: 0 });
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         for (base, packed) in endpoint.keys.iter().skip(peer.keys.len()) {
@@ -158,7 +165,18 @@ impl Driver {
     }
 
     fn find_failures(&mut self, sink: &Sink) {
-        let failed = |(id, peer): (&PeerId, &Peer)| peer.endpoint.failure().map(|why| (*id, why));
+        // UCX's keepalive takes a dead child that nobody has reaped for a living one, or looks at
+        // nothing at all while only one-sided copies are in use.
+        let look = self.looked.elapsed() >= NAP;
+        if look {
+            self.looked = Instant::now();
+        }
+        let failed = |(id, peer): (&PeerId, &Peer)| {
+            let dead = || look && peer.watch.as_ref().is_some_and(Watch::has_ended);
+            let why = peer.endpoint.failure();
+            let why = why.or_else(|| dead().then(|| "its process has ended".to_owned()))?;
+            Some((*id, why))
+        };
         let failures: Vec<(PeerId, String)> = self.peers.iter().filter_map(failed).collect();
         for (peer, why) in failures {
             self.lose(sink, peer, XferError::PeerLost { why });
@@ -204,6 +222,13 @@ impl Driver {
             PollFd::new(&*self.worker, PollFlags::IN),
         ];
         match poll(&mut wake, Some(&timeout)) {
+            Ok(0) => {
+                // UCX looks after silent peers in one of so many calls only.
+                for _ in 0..KEEPALIVE_CALLS {
+                    self.worker.progress();
+                }
+                Ok(())
+            }
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
             Err(error) => Err(format!("poll: {error}")),
         }
