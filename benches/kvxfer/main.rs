@@ -1,6 +1,6 @@
 //! How fast KV blocks move between two processes, next to a memory copy, a plain socket and raw UCX.
 //!
-//! `cargo bench --bench kvxfer [-- --quick] [-- --rounds N] [-- --blocks 4,64,4096]`
+//! `cargo bench --bench kvxfer [-- --quick] [-- --rounds N] [-- --blocks 4,64,4096] [-- --only ucx]`
 //!
 //! Blocks have 64 KiB. *scattered*: they lie in different orders on both sides, so that none can be
 //! joined; *in order*: side by side on both sides, one run. All subjects take turns in every round;
@@ -33,7 +33,7 @@ fn main() {
         return peer::serve(&kind);
     }
     let mut setup = Setup { blocks: vec![4, 16, 64, 256, 1024, 4096], rounds: 9, latencies: 2000 };
-    let mut args = std::env::args().skip(1);
+    let (mut args, mut only) = (std::env::args().skip(1), None);
     while let Some(arg) = args.next() {
         let mut value = || args.next().unwrap_or_else(|| panic!("{arg} needs a value"));
         match arg.as_str() {
@@ -45,11 +45,16 @@ fn main() {
                 let parse = |n: &str| n.parse().expect("--blocks needs numbers");
                 setup.blocks = numbers.split(',').map(parse).collect();
             }
+            "--only" => only = Some(value()),
             _ => panic!("unknown argument {arg}; see the top of benches/kvxfer/main.rs"),
         }
     }
     let most = setup.blocks.iter().copied().max().expect("some number of blocks").max(4);
     let mut subjects = subject::all(most);
+    // The memory copy stays: all others are compared with it.
+    subjects.retain(|one| {
+        only.as_ref().is_none_or(|only| one.name().contains(only) || one.name() == subject::COPY)
+    });
     println!("| blocks | order | by | GB/s median | low..high | CPU s/GB | of memory copy |");
     println!("|---|---|---|---|---|---|---|");
     for count in &setup.blocks {

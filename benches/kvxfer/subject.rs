@@ -13,6 +13,9 @@ use cuelight::kvxfer::{Event, Limits, Memory, PeerId, Pull, RegionId, Run, Trans
 use crate::peer::{self, GRANT, Peer, layout, pool};
 use crate::raw;
 
+/// What all others are compared with.
+pub(crate) const COPY: &str = "memory copy";
+
 pub(crate) trait Subject {
     fn name(&self) -> &'static str;
     /// Moves the runs, and returns when they are there.
@@ -56,7 +59,7 @@ impl Copy {
 
 impl Subject for Copy {
     fn name(&self) -> &'static str {
-        "memory copy"
+        COPY
     }
 
     fn pull(&mut self, runs: &[Run]) {

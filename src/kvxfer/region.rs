@@ -5,6 +5,7 @@ mod ffi;
 use bincode::{Decode, Encode};
 
 pub use ffi::Memory;
+pub(super) use ffi::wake_after;
 
 /// Where a pool lies. Transports say which kinds they can move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]

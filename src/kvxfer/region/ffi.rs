@@ -215,6 +215,18 @@ impl fmt::Debug for Memory {
     }
 }
 
+/// Lets a socket count as readable only once so many bytes are there, or its end. Advice: a socket
+/// that refuses it works as before.
+pub(in crate::kvxfer) fn wake_after(socket: BorrowedFd<'_>, bytes: u32) {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+    // SAFETY: The option takes a number of that length, which lives during the call.
+    unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const bytes).cast(), length);
+    }
+}
+
 fn piece(base: *mut u8, len: usize) -> libc::iovec {
     libc::iovec { iov_base: base.cast(), iov_len: len }
 }

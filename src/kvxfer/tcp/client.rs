@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use super::wire::{self, HEAD_BYTES, Head, Request};
 use crate::kvxfer::error::XferError;
 use crate::kvxfer::plan::{Cursor, Run};
-use crate::kvxfer::region::Part;
+use crate::kvxfer::region::{Part, wake_after};
 use crate::kvxfer::shared::{Job, Shared, count};
 use crate::kvxfer::transport::{PeerId, Sink, TransferId};
 
@@ -19,6 +19,8 @@ use crate::kvxfer::transport::{PeerId, Sink, TransferId};
 const TURN: usize = 8 << 20;
 /// Pieces of one read.
 const PIECES: usize = 256;
+/// Bytes of a chunk that are worth waking up for.
+const WAKE_AFTER: u32 = 128 << 10;
 /// Room for bytes that nobody wants any more.
 const DISCARD: usize = 64 << 10;
 
@@ -57,6 +59,8 @@ pub(super) struct Client {
     pieces: Vec<Run>,
     parts: Vec<Part>,
     discard: Vec<u8>,
+    /// Bytes that make the socket readable.
+    wake_after: u32,
 }
 
 enum Ask {
@@ -82,6 +86,7 @@ impl Client {
             pieces: Vec::new(),
             parts: Vec::new(),
             discard: Vec::new(),
+            wake_after: 1,
         }
     }
 
@@ -190,12 +195,21 @@ impl Client {
         }
     }
 
-    /// Reads for one turn. Returns whether there may be more to read at once.
-    pub(super) fn read(&mut self, shared: &Shared, sink: &Sink) -> Result<bool, XferError> {
+    /// Reads for one turn. Returns whether there may be more to read at once; `closing` says that
+    /// the end of the stream may be among it, so that no short read means that nothing is left.
+    pub(super) fn read(
+        &mut self,
+        shared: &Shared,
+        sink: &Sink,
+        closing: bool,
+    ) -> Result<bool, XferError> {
         let mut turn = 0;
         while turn < TURN {
-            let got = match self.reading {
-                Reading::Head => self.socket.read(&mut self.head[self.head_have..]),
+            let (got, wanted) = match self.reading {
+                Reading::Head => {
+                    let rest = &mut self.head[self.head_have..];
+                    (self.socket.read(rest), rest.len())
+                }
                 Reading::Chunk { number, left, .. } => self.read_chunk(number, left),
             };
             count(&shared.stats.posts, 1);
@@ -205,22 +219,39 @@ impl Client {
                 }
                 Ok(got) => got,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if is_not_ready(&error) => return Ok(false),
+                Err(error) if is_not_ready(&error) => return Ok(self.wait()),
                 Err(error) => return Err(XferError::lost("read", error)),
             };
             turn += got;
             self.heard = Instant::now();
             self.arrived(shared, sink, got)?;
+            if got < wanted && !closing {
+                return Ok(self.wait());
+            }
         }
         Ok(true)
     }
 
+    /// Says when to wake up: not for every packet of a chunk. Always `false`: nothing more to read.
+    fn wait(&mut self) -> bool {
+        let enough = match self.reading {
+            Reading::Head => 1,
+            Reading::Chunk { left, .. } => left.min(WAKE_AFTER),
+        };
+        if enough != self.wake_after {
+            wake_after(self.socket.as_fd(), enough);
+            self.wake_after = enough;
+        }
+        false
+    }
+
     /// One read into a pool and, where the chunk's end is in sight, into the next head.
-    fn read_chunk(&mut self, number: u32, left: u32) -> io::Result<usize> {
+    /// Returns what it got, and how much it could have got.
+    fn read_chunk(&mut self, number: u32, left: u32) -> (io::Result<usize>, usize) {
         let Some(active) = self.pulls.get(&number) else {
             self.discard.resize(DISCARD, 0);
             let len = self.discard.len().min(left as usize);
-            return self.socket.read(&mut self.discard[..len]);
+            return (self.socket.read(&mut self.discard[..len]), len);
         };
         active.cursor.peek(&active.job.pull.runs, u64::from(left), PIECES, &mut self.pieces);
         self.parts.clear();
@@ -229,7 +260,8 @@ impl Client {
         let all: u64 = self.parts.iter().map(|part| part.bytes).sum();
         let after = if all == u64::from(left) { HEAD_BYTES } else { 0 };
         let memory = &active.job.memory;
-        memory.receive(self.socket.as_fd(), &self.parts, &mut self.head[..after])
+        let got = memory.receive(self.socket.as_fd(), &self.parts, &mut self.head[..after]);
+        (got, all as usize + after)
     }
 
     /// Takes note of bytes that a read has put where they belong.

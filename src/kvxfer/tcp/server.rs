@@ -20,7 +20,7 @@ const TURN: usize = 8 << 20;
 /// Pieces of one write.
 const PIECES: usize = 256;
 /// Bytes of requests that are read at a time.
-const READ: usize = 64 << 10;
+const READ: usize = 16 << 10;
 /// Sent in place of what was withdrawn in the middle of a chunk.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -90,8 +90,14 @@ impl Server {
         }
     }
 
-    /// Reads once and notes the requests in it. Returns whether there may be more to read.
-    pub(super) fn read(&mut self, shared: &Shared, token: u128) -> Result<bool, Closed> {
+    /// Reads once and notes the requests in it. Returns whether there may be more to read; `closing`
+    /// says that the end of the stream may be among it.
+    pub(super) fn read(
+        &mut self,
+        shared: &Shared,
+        token: u128,
+        closing: bool,
+    ) -> Result<bool, Closed> {
         let have = self.input.len();
         self.input.resize(have + READ, 0);
         let got = loop {
@@ -104,7 +110,8 @@ impl Server {
             }
         };
         self.input.truncate(have + got.as_ref().unwrap_or(&0));
-        let more = got? > 0;
+        let got = got?;
+        let more = got == READ || (closing && got > 0);
         let mut used = 0;
         while let Some(frame) = self.next_frame(shared, token, used)? {
             used += frame;
@@ -206,7 +213,7 @@ impl Server {
                 return Ok(false);
             };
             match self.write_once(shared, &mut sending) {
-                Ok(sent) => {
+                Ok((sent, wanted)) => {
                     turn += sent;
                     let head = sent.min(HEAD_BYTES - sending.head_done);
                     sending.head_done += head;
@@ -217,6 +224,9 @@ impl Server {
                         count(&shared.stats.bytes_served, u64::from(of_chunk));
                     }
                     self.keep(shared, sending);
+                    if sent < wanted {
+                        return Ok(false); // full: an event comes when it has room
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.sending = Some(sending);
@@ -272,12 +282,14 @@ impl Server {
         Some(Sending { left: chunk, from: Some(from), ..alone(head) })
     }
 
-    /// One system call: the rest of the head and as much of the chunk as it takes.
-    fn write_once(&mut self, shared: &Shared, sending: &mut Sending) -> io::Result<usize> {
+    /// One system call: the rest of the head and as much of the chunk as it takes. Returns what it
+    /// wrote and how much it had.
+    fn write_once(&mut self, shared: &Shared, sending: &mut Sending) -> io::Result<(usize, usize)> {
         let head = &sending.head[sending.head_done..];
         let Some(from) = sending.from.as_ref().filter(|_| !sending.withdrawn) else {
             let zeros = &ZEROS[..ZEROS.len().min(sending.left as usize)];
-            return self.socket.write_vectored(&[IoSlice::new(head), IoSlice::new(zeros)]);
+            let sent = self.socket.write_vectored(&[IoSlice::new(head), IoSlice::new(zeros)])?;
+            return Ok((sent, head.len() + zeros.len()));
         };
         from.cursor.peek(&from.runs, u64::from(sending.left), PIECES, &mut self.pieces);
         let part = |run: &Run| Part { offset: run.remote, bytes: run.bytes };
@@ -288,7 +300,8 @@ impl Server {
         // The kernel has copied what it took when the call returns: a grant withdrawn after it
         // finds nothing of ours still reading.
         let sent = shared.grants.while_granted(from.grant, from.region, ranges, || {
-            from.memory.send(socket, head, &self.parts)
+            let had = head.len() as u64 + self.parts.iter().map(|part| part.bytes).sum::<u64>();
+            Ok((from.memory.send(socket, head, &self.parts)?, had as usize))
         });
         sent.unwrap_or_else(|| {
             sending.withdrawn = true;

@@ -90,7 +90,7 @@ impl Driver {
                 }
             }
             for key in std::mem::take(&mut self.ready) {
-                self.serve(sink, key, EventFlags::IN | EventFlags::OUT);
+                self.serve(sink, key, EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP);
             }
             next_look = self.check_time(sink, Instant::now());
         }
@@ -225,16 +225,21 @@ impl Driver {
     fn serve(&mut self, sink: &Sink, key: u64, flags: EventFlags) {
         let Some(link) = self.links.get_mut(&key) else { return };
         let readable = flags.intersects(!EventFlags::OUT);
+        let closing = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         let outcome = match link {
             Link::Client(client) => {
-                let more = if readable { client.read(&self.shared, sink) } else { Ok(false) };
+                let more =
+                    if readable { client.read(&self.shared, sink, closing) } else { Ok(false) };
                 more.and_then(|more| client.write().map(|()| more)).map_err(Some)
             }
-            Link::Server(server) => serve_server(server, &self.shared, self.token, readable)
-                .map_err(|closed| {
-                    count(&self.shared.stats.rejected, u64::from(closed.rejected));
-                    None
-                }),
+            Link::Server(server) => {
+                serve_server(server, &self.shared, self.token, (readable, closing)).map_err(
+                    |closed| {
+                        count(&self.shared.stats.rejected, u64::from(closed.rejected));
+                        None
+                    },
+                )
+            }
         };
         match outcome {
             Ok(true) => self.ready.push_back(key),
@@ -305,9 +310,9 @@ fn serve_server(
     server: &mut Server,
     shared: &Shared,
     token: u128,
-    readable: bool,
+    (readable, closing): (bool, bool),
 ) -> Result<bool, Closed> {
-    let more = readable && server.read(shared, token)?;
+    let more = readable && server.read(shared, token, closing)?;
     Ok(server.write(shared)? || more)
 }
 
