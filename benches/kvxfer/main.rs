@@ -1,6 +1,6 @@
 //! How fast KV blocks move between two processes, next to a memory copy, a plain socket and raw UCX.
 //!
-//! `cargo bench --bench kvxfer [-- --quick] [-- --rounds N] [-- --blocks 4,64,4096] [-- --only ucx]`
+//! `cargo bench --bench kvxfer [-- --quick] [-- --rounds N] [-- --blocks 4,64,4096] [-- --only socket,tcp]`
 //!
 //! Blocks have 64 KiB. *scattered*: they lie in different orders on both sides, so that none can be
 //! joined; *in order*: side by side on both sides, one run. All subjects take turns in every round;
@@ -20,7 +20,7 @@ use subject::Subject;
 /// Bytes of a block.
 pub(crate) const BLOCK: u64 = 64 << 10;
 /// Bytes that a round of one cell moves at least, so that short pulls are measured too.
-const ROUND_BYTES: u64 = 32 << 20;
+const ROUND_BYTES: u64 = 256 << 20;
 
 struct Setup {
     blocks: Vec<u32>,
@@ -53,7 +53,9 @@ fn main() {
     let mut subjects = subject::all(most);
     // The memory copy stays: all others are compared with it.
     subjects.retain(|one| {
-        only.as_ref().is_none_or(|only| one.name().contains(only) || one.name() == subject::COPY)
+        let name = one.name().to_lowercase();
+        let is_wanted = |only: &String| only.split(',').any(|part| name.contains(part));
+        name == subject::COPY || only.as_ref().is_none_or(is_wanted)
     });
     println!("| blocks | order | by | GB/s median | low..high | CPU s/GB | of memory copy |");
     println!("|---|---|---|---|---|---|---|");

@@ -3,6 +3,10 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Acquire, Release},
+};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -14,13 +18,15 @@ use super::error::XferError;
 pub(super) struct Commands<T> {
     queue: Mutex<VecDeque<T>>,
     wake: OwnedFd,
+    /// Whether `take` is worth its system call: threads that spin ask often.
+    waiting: AtomicBool,
     limit: usize,
 }
 
 impl<T> Commands<T> {
     pub(super) fn new(limit: usize) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { queue: Mutex::default(), wake, limit })
+        Ok(Self { queue: Mutex::default(), wake, waiting: AtomicBool::new(false), limit })
     }
 
     /// Adds a command that starts something.
@@ -44,6 +50,9 @@ impl<T> Commands<T> {
 
     /// Takes all of them, in order.
     pub(super) fn take(&self) -> VecDeque<T> {
+        if !self.waiting.swap(false, Acquire) {
+            return VecDeque::new();
+        }
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.wake, &mut count); // empty: nothing to clear
         std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
@@ -51,6 +60,8 @@ impl<T> Commands<T> {
 
     fn wake(&self) {
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes()); // full: it is awake already
+        // After the write: whoever sees it also clears the descriptor.
+        self.waiting.store(true, Release);
     }
 }
 

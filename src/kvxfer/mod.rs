@@ -9,7 +9,8 @@
 //! transport      the trait: register, publish, connect, pull, abort, events
 //! ├─ local       ranks of one process: a thread that copies
 //! ├─ tcp         any two hosts: sockets read and written straight from and to the pools
-//! └─ ucx         shared memory, RDMA, NVLink: one-sided gets through libucp, loaded at run time
+//! ├─ ucx         shared memory, RDMA, NVLink: one-sided gets through libucp, loaded at run time
+//! └─ late        for tests: another one that still writes after a failure
 //! ```
 //!
 //! The side that needs blocks *pulls* them: it owns what is written and knows when its own requests
@@ -26,6 +27,7 @@ mod commands;
 mod descriptor;
 mod error;
 mod grants;
+pub mod late;
 pub mod layout;
 pub mod ledger;
 pub mod local;

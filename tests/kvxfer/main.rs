@@ -4,6 +4,7 @@
 
 mod faults;
 mod garbage;
+mod late;
 mod local;
 mod moves;
 mod peer;

@@ -21,6 +21,8 @@ const TURN: usize = 8 << 20;
 const PIECES: usize = 256;
 /// Bytes of requests that are read at a time.
 const READ: usize = 16 << 10;
+/// Pulls of the largest number of runs that one peer may have waiting.
+const QUEUED: usize = 16;
 /// Sent in place of what was withdrawn in the middle of a chunk.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
@@ -187,7 +189,9 @@ impl Server {
             check_range("a pull", run.remote, end, memory.bytes()).map_err(|_| Refusal::Outside)?;
             bytes = bytes.checked_add(run.bytes).ok_or(Refusal::Outside)?;
         }
-        if self.waiting.len() >= shared.limits.pulls || self.replies.len() >= shared.limits.pulls {
+        let queued: usize = self.waiting.iter().map(|serving| serving.runs.len()).sum();
+        let pulls = self.waiting.len().max(self.replies.len());
+        if pulls >= shared.limits.pulls || queued + runs.len() > QUEUED * shared.limits.runs {
             return Err(Refusal::TooMany);
         }
         let ranges = runs.iter().map(|run| run.remote..run.remote + run.bytes);
