@@ -33,25 +33,29 @@ pub(super) fn load(dir: Option<&Path>) -> Result<&'static Ucp, XferError> {
         return Ok(ucp);
     }
     let unavailable = |why| XferError::Unavailable { transport: super::NAME, why };
-    let paths = find(dir).map_err(unavailable)?;
+    let paths = find(std::env::var_os(DIR_KEY).map(PathBuf::from).as_deref().or(dir));
+    let paths = paths.map_err(unavailable)?;
     let ucp = ffi::open(&paths).map_err(unavailable)?;
     let (major, minor, _) = ucp.version();
-    if (major, minor) < OLDEST {
-        let (found, path) = (ucp.version_text(), paths[3].display());
-        let (oldest_major, oldest_minor) = OLDEST;
-        return Err(unavailable(format!(
-            "{path} is UCX {found}; {oldest_major}.{oldest_minor} or newer is needed \
-             (pip install libucx-cu13, and set {DIR_KEY} to its lib folder)"
-        )));
-    }
+    check_version((major, minor), &ucp.version_text(), &paths[3]).map_err(unavailable)?;
     *loaded = Some(ucp);
     Ok(ucp)
 }
 
+fn check_version(version: (u32, u32), found: &str, path: &Path) -> Result<(), String> {
+    if version >= OLDEST {
+        return Ok(());
+    }
+    let (path, (major, minor)) = (path.display(), OLDEST);
+    Err(format!(
+        "{path} is UCX {found}; {major}.{minor} or newer is needed (pip install libucx-cu13, and \
+         set {DIR_KEY} to its lib folder)"
+    ))
+}
+
 /// The four files, or their bare names for the system's loader.
 fn find(dir: Option<&Path>) -> Result<[PathBuf; 4], String> {
-    let from_environment = std::env::var_os(DIR_KEY).map(PathBuf::from);
-    if let Some(dir) = from_environment.as_deref().or(dir) {
+    if let Some(dir) = dir {
         return in_folder(dir).ok_or_else(|| {
             let dir = dir.display();
             format!("{dir} has not all of libucm, libucs, libuct and libucp")
@@ -97,14 +101,27 @@ mod tests {
         for name in ["libucm.so.0", "libucs.so.0", "libucs_signal.so.0", "libuct.so.0"] {
             touch(name);
         }
-        assert_eq!(in_folder(&dir), None);
+        let missing = find(Some(&dir)).unwrap_err();
+        assert!(missing.ends_with("has not all of libucm, libucs, libuct and libucp"), "{missing}");
         touch("libucp-b39b3ed9.so.0.0.0");
-        let found = in_folder(&dir).unwrap();
+        let found = find(Some(&dir)).unwrap();
+        let broken = ffi::open(&found).err().expect("empty files are no libraries");
+        assert!(broken.contains("libucm.so.0: "), "{broken}");
         std::fs::remove_dir_all(&dir).unwrap();
         let names = found.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
         assert_eq!(
             names,
             ["libucm.so.0", "libucs.so.0", "libuct.so.0", "libucp-b39b3ed9.so.0.0.0"]
         );
+    }
+
+    #[test]
+    fn an_old_one_is_refused_by_name() {
+        let check = |version, text| check_version(version, text, Path::new("lib/libucp.so.0"));
+        let old = check((1, 13), "1.13.1").unwrap_err();
+        assert!(old.starts_with("lib/libucp.so.0 is UCX 1.13.1; 1.19 or newer is needed"), "{old}");
+        for (version, text) in [((1, 19), "1.19.0"), ((1, 22), "1.22.0"), ((2, 0), "2.0.0")] {
+            assert_eq!(check(version, text), Ok(()));
+        }
     }
 }
