@@ -23,6 +23,8 @@ pub(super) struct Peer {
     pub(super) watch: Option<Watch>,
     /// Bytes posted and not ended, of all its pulls.
     pub(super) posted: u64,
+    /// When something of it last ended: others of its pulls may be ahead in its queue.
+    pub(super) moved: Instant,
 }
 
 enum Phase {
@@ -105,13 +107,17 @@ impl Active {
         let (moved, error) = self.collect(shared, peer.as_deref_mut());
         if moved {
             self.moved = now;
+            if let Some(peer) = &mut peer {
+                peer.moved = now;
+            }
         }
         if let Some(why) = error {
             let why = XferError::lost("get", why);
             self.fail(shared, sink, why.clone());
             return if peer.is_some() { Look::Lost(why) } else { Look::Moved };
         }
-        if peer.is_some() && !self.posted_nothing() && now >= self.moved + shared.limits.stall {
+        let owes = peer.as_ref().filter(|_| !self.posted_nothing());
+        if owes.is_some_and(|peer| now >= self.moved.max(peer.moved) + shared.limits.stall) {
             let after = shared.limits.stall;
             let why =
                 XferError::PeerLost { why: format!("it owes bytes and sent none in {after:?}") };

@@ -141,7 +141,8 @@ impl Driver {
         if !self.peers.contains_key(&id) {
             let watch = endpoint.process.as_ref().and_then(Watch::new);
             let endpoint = Endpoint::new(&self.worker, &endpoint.worker)?;
-            self.peers.insert(id, Peer { endpoint, keys: Vec::new(), watch, posted: 0 });
+            let peer = Peer { endpoint, keys: Vec::new(), watch, posted: 0, moved: Instant::now() };
+            self.peers.insert(id, peer);
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         for (base, packed) in endpoint.keys.iter().skip(peer.keys.len()) {
