@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The complete comparison, in one go: writes target/bench/results.md (and prints it).
 #
-#   benches/run.sh [frontend] [memory] [engine] [cluster] [routing]    default: all
+#   benches/run.sh [frontend] [memory] [engine] [cluster] [routing] [kvxfer]    default: all
 #
 # frontend: bare hyper, cuelight and Dynamo under the same load, unpaced and paced
 # memory:   10,000 streaming requests, 10,000 waiting ones
 # engine:   the CPU engine and llama.cpp on the same random-weight model
 # cluster:  what the way between nodes costs, how fast losses and cancellations cross it
 # routing:  how well requests are routed, in simulated time
+# kvxfer:   KV blocks between two processes, next to a memory copy, a plain socket and raw UCX
 #
 # Environment: QUICK=1 only shows that everything works; DYNAMO=0 and LLAMA_CPP=0 leave a peer out
 # (both are installed from PyPI on first use); MODEL (default target/bench/model) is where the
@@ -15,7 +16,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-parts=${*:-frontend memory engine cluster routing}
+parts=${*:-frontend memory engine cluster routing kvxfer}
 out=target/bench
 model=${MODEL:-$out/model}
 mkdir -p "$out"
@@ -77,6 +78,10 @@ main() {
     if [[ " $parts " == *" routing "* ]]; then
         printf '\n## Routing\n\n'
         cargo bench --bench routing
+    fi
+    if [[ " $parts " == *" kvxfer "* ]]; then
+        printf '\n## KV transfer\n\n'
+        cargo bench --bench kvxfer -- "${quick[@]}"
     fi
 }
 main | tee "$out/results.md"

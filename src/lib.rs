@@ -1,6 +1,6 @@
 //! Cuelight serves large language models over the OpenAI API, from one supervised tree of actors.
 //!
-//! In reading order, and in the order uses go: `node` → `http` → `actors` → `text`, `engine` → `ids`.
+//! In reading order, and in the order uses go: `node` → `http` → `actors` → `text`, `engine`, `kvxfer` → `ids`.
 
 pub mod actors;
 pub mod bench;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod engine;
 pub mod http;
 pub mod ids;
+pub mod kvxfer;
 pub mod metrics;
 pub mod node;
 pub mod router;

@@ -1,0 +1,111 @@
+//! Pulls within one process.
+
+use std::slice::from_ref;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use cuelight::kvxfer::local::Local;
+use cuelight::kvxfer::{Event, GrantId, Limits, Reach, Transport, Withdrawal, XferError};
+
+use super::moves::{Rng, random_runs};
+use super::peer::{BLOCK_BYTES, layout, pool};
+use super::puller::{MARK, Puller, blocks};
+
+fn source(count: u32) -> Local {
+    let source = Local::start(Limits::default(), Box::new(|_| {})).unwrap();
+    let region = source.register(pool(count), layout(count)).unwrap();
+    source.grant(GrantId(7), region, from_ref(&(0..layout(count).bytes()))).unwrap();
+    source
+}
+
+fn puller(count: u32, limits: Limits) -> Puller {
+    let (to, events) = channel();
+    let local = Local::start(limits, Box::new(move |event| drop(to.send(event)))).unwrap();
+    Puller::over(Box::new(local), events, count)
+}
+
+#[test]
+fn any_plan_arrives_whole_and_touches_nothing_else() {
+    let (source, mut puller) = (source(64), puller(64, Limits::default()));
+    let id = puller.transport.connect(&source.descriptor().unwrap()).unwrap();
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let mut rng = Rng(seed);
+    for round in 0..60 {
+        puller.mark();
+        let runs = random_runs(&mut rng, 64 * BLOCK_BYTES);
+        let bytes = runs.iter().map(|run| run.bytes).sum();
+        let transfer = puller.pull(id, runs.clone());
+        assert_eq!(puller.event(), Event::Done { transfer, bytes }, "round {round}, seed {seed}");
+        puller.check(&runs);
+    }
+    assert_eq!(puller.transport.counters().bytes_pulled, source.counters().bytes_served);
+}
+
+#[test]
+fn an_aborted_pull_is_quiet_and_a_late_one_ends() {
+    let (source, mut puller) = (source(1024), puller(1024, Limits::default()));
+    let id = puller.transport.connect(&source.descriptor().unwrap()).unwrap();
+    let aborted = puller.pull(id, blocks(0, 1024));
+    puller.transport.abort(aborted);
+    let event = puller.event();
+    if event != (Event::Done { transfer: aborted, bytes: 1024 * BLOCK_BYTES }) {
+        assert_eq!(event, Event::Failed { transfer: aborted, why: XferError::Aborted });
+        assert_eq!(puller.event(), Event::Quiesced { transfer: aborted });
+    }
+    puller.mark();
+    let late = puller.pull_within(id, blocks(0, 1024), Duration::ZERO);
+    let Event::Failed { why: XferError::Deadline { .. }, .. } = puller.event() else {
+        panic!("no deadline")
+    };
+    assert_eq!(puller.event(), Event::Quiesced { transfer: late });
+    assert!(puller.is_all(MARK));
+}
+
+#[test]
+fn what_is_withdrawn_is_not_read_and_who_has_ended_is_lost() {
+    let (source, mut puller) = (source(8), puller(8, Limits::default()));
+    let id = puller.transport.connect(&source.descriptor().unwrap()).unwrap();
+    assert_eq!(source.withdraw(GrantId(7)), Withdrawal::Quiet);
+    let refused = puller.pull(id, blocks(0, 8));
+    let Event::Failed { why, .. } = puller.event() else { panic!("not refused") };
+    assert!(matches!(why, XferError::Refused { .. }), "{why}");
+    assert_eq!(puller.event(), Event::Quiesced { transfer: refused });
+    assert!(puller.is_all(MARK));
+    let descriptor = source.descriptor().unwrap();
+    drop(source);
+    let lost = puller.pull(id, blocks(0, 8));
+    let Event::Failed { why, .. } = puller.event() else { panic!("not lost") };
+    assert_eq!(why.reach(), Reach::Peer);
+    assert_eq!(puller.event(), Event::Quiesced { transfer: lost });
+    assert!(matches!(puller.event(), Event::PeerDown { peer, .. } if peer == id));
+    assert_eq!(puller.transport.connect(&descriptor).unwrap_err().reach(), Reach::Peer);
+}
+
+#[test]
+fn every_limit_is_kept() {
+    let limits = Limits { pulls: 1, runs: 4, peers: 1, regions: 1, ..Limits::default() };
+    let (first, second, mut puller) = (source(1024), source(1), puller(1024, limits));
+    let id = puller.transport.connect(&first.descriptor().unwrap()).unwrap();
+    let refused = |error: XferError, what: &str| {
+        assert_eq!(error.reach(), Reach::Retry);
+        assert!(error.to_string().contains(what), "{error}");
+    };
+    refused(puller.transport.connect(&second.descriptor().unwrap()).unwrap_err(), "peers");
+    refused(puller.transport.register(pool(1), layout(1)).unwrap_err(), "regions");
+    let transfer = puller.pull(id, blocks(0, 1024));
+    let again = cuelight::kvxfer::Pull {
+        transfer: cuelight::kvxfer::TransferId(77),
+        grant: GrantId(7),
+        peer: id,
+        remote: cuelight::kvxfer::RegionId(0),
+        local: puller.region,
+        runs: blocks(0, 1),
+        timeout: Duration::from_secs(1),
+        checksum: false,
+    };
+    if let Err(error) = puller.transport.pull(again) {
+        refused(error, "pulls in flight");
+        assert_eq!(puller.event(), Event::Done { transfer, bytes: 1024 * BLOCK_BYTES });
+    }
+}

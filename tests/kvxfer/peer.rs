@@ -1,0 +1,173 @@
+//! The process that is read: a pool with a known content, told by lines what to do.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+
+use cuelight::ids::BlockId;
+use cuelight::kvxfer::{GrantId, Layout, Memory, RegionId, Sizes, Transport, Withdrawal};
+
+/// Environment: the transport of a peer process.
+pub(crate) const KIND: &str = "CUELIGHT_KVXFER_PEER";
+const BLOCKS: &str = "CUELIGHT_KVXFER_BLOCKS";
+/// What a line to the parent starts with; the test harness writes lines too.
+const MARK: &str = "@@ ";
+pub(crate) const BLOCK_BYTES: u64 = 64 << 10;
+pub(crate) const POISON: u8 = 0xEE;
+
+/// `blocks` blocks of 64 KiB.
+pub(crate) fn layout(blocks: u32) -> Layout {
+    let sizes =
+        Sizes { blocks, layers: 2, planes: 2, heads: 0..4, block_tokens: 16, head_bytes: 256 };
+    Layout::block_major(sizes).unwrap()
+}
+
+/// What the source has at a place.
+pub(crate) fn content(offset: u64, out: &mut [u8]) {
+    assert!(offset.is_multiple_of(8) && out.len().is_multiple_of(8));
+    for (word, bytes) in (offset / 8..).zip(out.chunks_exact_mut(8)) {
+        let mixed = (word + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        bytes.copy_from_slice(&(mixed ^ (mixed >> 29)).to_le_bytes());
+    }
+}
+
+fn fill(memory: &Memory) {
+    let mut block = vec![0; BLOCK_BYTES as usize];
+    for start in (0..memory.bytes()).step_by(block.len()) {
+        content(start, &mut block);
+        memory.write(start, &block);
+    }
+}
+
+/// A source's pool, filled.
+pub(crate) fn pool(blocks: u32) -> Arc<Memory> {
+    let memory = Memory::zeroed(layout(blocks).bytes() as usize).unwrap();
+    fill(&memory);
+    memory
+}
+
+/// Serves until the parent's end of the pipe closes.
+pub(crate) fn serve(kind: &str) {
+    let blocks: u32 = std::env::var(BLOCKS).unwrap().parse().unwrap();
+    let transport = super::puller::start(kind, Box::new(|_| {})).expect("the parent has it too");
+    let (memory, layout) = (pool(blocks), layout(blocks));
+    let region = transport.register(memory.clone(), layout.clone()).unwrap();
+    let descriptor = transport.descriptor().unwrap();
+    let hex: String = descriptor.iter().map(|byte| format!("{byte:02x}")).collect();
+    say(&hex);
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let mut words = line.split(' ');
+        let (verb, number) = (words.next().unwrap(), words.next().map(|word| word.parse::<u128>()));
+        let grant = GrantId(number.and_then(Result::ok).unwrap_or(0));
+        match verb {
+            "grant" => grant_blocks(&*transport, grant, region, &layout, words.next()),
+            "withdraw" => {
+                let quiet = transport.withdraw(grant) == Withdrawal::Quiet;
+                if quiet {
+                    poison(&memory);
+                }
+                say(if quiet { "quiet" } else { "unproven" });
+                continue;
+            }
+            "counters" => {
+                let c = transport.counters();
+                say(&format!("{} {} {}", c.bytes_served, c.refused, c.rejected));
+                continue;
+            }
+            other => panic!("unknown {other}"),
+        }
+        say("ok");
+    }
+}
+
+fn grant_blocks(
+    transport: &dyn Transport,
+    grant: GrantId,
+    region: RegionId,
+    layout: &Layout,
+    blocks: Option<&str>,
+) {
+    let blocks = blocks.map_or(layout.blocks, |count| count.parse().unwrap());
+    let blocks: Vec<BlockId> = (0..blocks).map(BlockId).collect();
+    transport.grant(grant, region, &layout.ranges(&blocks).unwrap()).unwrap();
+}
+
+pub(crate) fn poison(memory: &Memory) {
+    let block = vec![POISON; BLOCK_BYTES as usize];
+    for start in (0..memory.bytes()).step_by(block.len()) {
+        memory.write(start, &block);
+    }
+}
+
+fn say(what: &str) {
+    println!("\n{MARK}{what}");
+    std::io::stdout().flush().unwrap();
+}
+
+/// A peer process, ended with this value.
+pub(crate) struct Peer {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: BufReader<ChildStdout>,
+    pub(crate) descriptor: Vec<u8>,
+}
+
+impl Peer {
+    pub(crate) fn spawn(kind: &str, blocks: u32) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["peer_process", "--exact", "--nocapture"])
+            .env(KIND, kind)
+            .env(BLOCKS, blocks.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdin = child.stdin.take();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut peer = Self { child, stdin, lines, descriptor: Vec::new() };
+        let hex = peer.answer();
+        let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        peer.descriptor = (0..hex.len()).step_by(2).map(byte).collect();
+        peer
+    }
+
+    /// Sends a line and gives the answer.
+    pub(crate) fn ask(&mut self, line: &str) -> String {
+        writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
+        self.answer()
+    }
+
+    fn answer(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            let bytes = self.lines.read_line(&mut line).unwrap();
+            assert!(bytes > 0, "the peer process has ended");
+            if let Some(answer) = line.trim_end().strip_prefix(MARK) {
+                return answer.to_owned();
+            }
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `SIGKILL`, and reaps it.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.pid() as i32).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.stdin = None;
+        self.kill();
+    }
+}
