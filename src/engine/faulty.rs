@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Description, Engine, EngineError, Leg, Load, StepOutput, Tier};
+use super::{Description, Engine, EngineError, KvPool, Leg, Load, StepOutput, Tier};
 use crate::ids::{BlockHash, LegId};
 
 /// What happens instead of, or before, the next step.
@@ -139,6 +139,10 @@ impl<E: Engine> Engine for Faulty<E> {
             Some(lost) => Err(lost.clone()),
             None => self.engine.step(out),
         }
+    }
+
+    fn kv_pool(&self) -> Option<KvPool> {
+        self.engine.kv_pool()
     }
 
     fn pulled(&mut self, leg: LegId, have_come: bool) {

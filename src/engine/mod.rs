@@ -7,7 +7,8 @@
 //!    └─ sim           tokens computed from the prompt, timing from the config
 //! ```
 //!
-//! Nothing in this folder knows tokio, ractor or HTTP. What is decided is decided in plain functions
+//! Nothing in this folder knows tokio, ractor or HTTP. Pools are memory of `kvxfer`, so that blocks can
+//! be moved between ranks. What is decided is decided in plain functions
 //! (`schedule`, `blocks`, `sample`); an engine never blocks on anything but its own computation.
 
 pub mod blocks;
@@ -23,6 +24,7 @@ pub mod sim;
 
 pub use error::{EngineError, Reach};
 pub use leg::{Candidate, FinishReason, Leg, Part, Sampling, TokenLogprobs};
+pub use model::KvPool;
 
 use bincode::{Decode, Encode};
 
@@ -104,6 +106,9 @@ pub trait Engine: Send {
     /// # Errors
     /// The whole engine is lost ([`Reach::Engine`]): every leg must be placed again elsewhere.
     fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError>;
+
+    /// Its KV pool, if blocks can be moved between it and others.
+    fn kv_pool(&self) -> Option<KvPool>;
 
     /// The pressure this engine is under now.
     fn load(&self) -> Load;

@@ -1,7 +1,10 @@
 //! What [`Embedded`](super::embedded::Embedded) asks of a model: one forward pass over a batch of spans.
 
+use std::sync::Arc;
+
 use super::EngineError;
 use crate::ids::BlockId;
+use crate::kvxfer::{Layout, Memory};
 
 /// The sizes of a model and of its KV pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +91,15 @@ pub enum Produced<'a> {
     Tokens(&'a [u32]),
 }
 
+/// Where a KV pool is and how blocks lie in it, for transfers between ranks.
+#[derive(Clone, Debug)]
+pub struct KvPool {
+    /// Its memory.
+    pub memory: Arc<Memory>,
+    /// How blocks lie in it.
+    pub layout: Layout,
+}
+
 /// A model with its KV pool.
 pub trait Model: Send {
     /// Kind shown to people: `native`, `sim`, ….
@@ -98,6 +110,11 @@ pub trait Model: Send {
 
     /// Sizes; constant.
     fn shape(&self) -> Shape;
+
+    /// Its KV pool, if blocks can be moved between it and others.
+    fn kv_pool(&self) -> Option<KvPool> {
+        None
+    }
 
     /// Computes a batch: carries out its moves, then writes the KV of its tokens into their blocks and
     /// returns what follows.

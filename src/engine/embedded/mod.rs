@@ -11,8 +11,8 @@ use super::model::{Batch, Model, Produced, Shape};
 use super::sample::{History, MAX_TOP_LOGPROBS, Position, Sampler};
 use super::schedule::{Limits, Scheduler, Sequence};
 use super::{
-    Candidate, Description, Engine, EngineError, FinishReason, Leg, Load, PrefixCache, StepOutput,
-    Tier, TokenLogprobs, TokenOut,
+    Candidate, Description, Engine, EngineError, FinishReason, KvPool, Leg, Load, PrefixCache,
+    StepOutput, Tier, TokenLogprobs, TokenOut,
 };
 use crate::ids::{BlockHash, LegId};
 
@@ -120,6 +120,10 @@ impl<M: Model> Engine for Embedded<M> {
 
     fn has_work(&self) -> bool {
         self.scheduler.has_work()
+    }
+
+    fn kv_pool(&self) -> Option<KvPool> {
+        self.model.kv_pool()
     }
 
     fn pulled(&mut self, leg: LegId, have_come: bool) {

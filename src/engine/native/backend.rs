@@ -7,7 +7,7 @@
 use super::checkpoint::{Rope, Tensor};
 use super::error::LoadError;
 use crate::engine::EngineError;
-use crate::engine::model::Batch;
+use crate::engine::model::{Batch, KvPool};
 
 /// The sizes that attention and the KV pool have in all layers.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +99,9 @@ pub(super) trait Backend: Send {
 
     /// Keeps these rows of `x`, which are ascending, and drops the others.
     fn keep(&mut self, x: &mut Self::Rows, rows: &[usize]);
+
+    /// The KV pool, for transfers.
+    fn kv_pool(&self) -> Option<KvPool>;
 
     /// The values of all rows.
     fn read<'a>(&mut self, x: &'a mut Self::Rows) -> Result<&'a mut [f32], EngineError>;

@@ -31,8 +31,8 @@ use std::path::Path;
 pub use error::{HeaderError, LoadError};
 
 use crate::engine::EngineError;
-use crate::engine::model::{Batch, Model, Produced, Shape};
-use backend::Geometry;
+use crate::engine::model::{Batch, KvPool, Model, Produced, Shape};
+use backend::{Backend as _, Geometry};
 use checkpoint::{Config, Weights};
 use cpu::Cpu;
 use model::Transformer;
@@ -148,6 +148,10 @@ impl Model for NativeModel {
 
     fn shape(&self) -> Shape {
         self.shape
+    }
+
+    fn kv_pool(&self) -> Option<KvPool> {
+        self.transformer.backend.kv_pool()
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<Produced<'_>, EngineError> {

@@ -11,12 +11,14 @@ mod tests;
 mod timing;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::EngineError;
-use super::model::{Batch, Model, Move, Produced, Shape, Span};
+use super::model::{Batch, KvPool, Model, Move, Produced, Shape, Span};
 use crate::ids::BlockId;
+use crate::kvxfer::{Layout, Memory, Sizes};
 pub use timing::{Formula, Law, Table, TableError, Timing, Work};
 
 /// Multiplies a hash into the next: odd, without pattern (2^64 divided by the golden ratio).
@@ -102,13 +104,53 @@ struct Kv {
     /// The hash of the sequence up to the last position that was written.
     hash: u64,
     /// Positions that were written.
-    filled: usize,
+    filled: u64,
 }
 
 impl Kv {
+    /// In the pool.
+    const BYTES: usize = 24;
+
     /// The hash after the first `len` positions; something else if the block does not end there.
     fn after(&self, len: usize) -> u64 {
-        if self.filled == len { self.hash } else { !self.hash }
+        if self.filled == len as u64 { self.hash } else { !self.hash }
+    }
+}
+
+/// The KV of all blocks, in memory that transfers may touch.
+#[derive(Debug)]
+struct Pool {
+    memory: Arc<Memory>,
+    layout: Layout,
+}
+
+impl Pool {
+    /// # Panics
+    /// Without memory for it.
+    fn new(shape: &Shape) -> Self {
+        let (blocks, block_tokens) = (shape.blocks.max(1), shape.block_tokens.max(1) as u32);
+        let head_bytes = (Kv::BYTES as u64).div_ceil(block_tokens.into());
+        let sizes = Sizes { blocks, layers: 1, planes: 1, heads: 0..1, block_tokens, head_bytes };
+        let layout = Layout::block_major(sizes).expect("no size is 0, and all are small");
+        let memory =
+            Memory::zeroed(layout.bytes() as usize).expect("memory for the simulated pool");
+        Self { memory, layout }
+    }
+
+    fn offset(&self, block: BlockId) -> u64 {
+        u64::from(block.0) * self.layout.strides.block
+    }
+
+    fn get(&self, block: BlockId) -> Kv {
+        let mut bytes = [[0; 8]; 3];
+        self.memory.read(self.offset(block), bytes.as_flattened_mut());
+        let [before, hash, filled] = bytes.map(u64::from_ne_bytes);
+        Kv { before, hash, filled }
+    }
+
+    fn set(&self, block: BlockId, kv: Kv) {
+        let bytes = [kv.before, kv.hash, kv.filled].map(u64::to_ne_bytes);
+        self.memory.write(self.offset(block), bytes.as_flattened());
     }
 }
 
@@ -116,8 +158,7 @@ impl Kv {
 #[derive(Debug)]
 pub struct SimModel {
     config: SimConfig,
-    /// `[blocks]`
-    kv: Vec<Kv>,
+    kv: Pool,
     /// `[host_blocks]`
     host: Vec<Kv>,
     answers: Vec<u32>,
@@ -131,9 +172,8 @@ impl SimModel {
     /// If `answers` is empty.
     pub fn new(config: SimConfig) -> Self {
         assert!(!config.answers.is_empty(), "a simulated model needs at least one answer");
-        let blocks = config.shape.blocks as usize;
         Self {
-            kv: vec![Kv::default(); blocks],
+            kv: Pool::new(&config.shape),
             host: vec![Kv::default(); config.shape.host_blocks as usize],
             answers: Vec::new(),
             pace: pace::Pace::new(config.timing.clone()),
@@ -152,13 +192,13 @@ impl SimModel {
         let (before, own) = tokens.split_at(tokens.len() - size);
         let hash = |from: u64, tokens: &[u32]| tokens.iter().fold(from, |h, &t| absorb(h, t));
         let before = hash(self.config.start(), before);
-        self.kv[block.0 as usize] = Kv { before, hash: hash(before, own), filled: size };
+        self.kv.set(block, Kv { before, hash: hash(before, own), filled: size as u64 });
     }
 
     /// Overwrites one block's KV, as a broken transfer would.
     pub fn corrupt(&mut self, block: BlockId) {
-        let kv = &mut self.kv[block.0 as usize];
-        kv.hash = absorb(kv.hash, u32::MAX);
+        let kv = self.kv.get(block);
+        self.kv.set(block, Kv { hash: absorb(kv.hash, u32::MAX), ..kv });
     }
 
     /// Writes a span's KV and returns the hash of its sequence.
@@ -166,24 +206,21 @@ impl SimModel {
         let size = self.config.shape.block_tokens;
         let mut hash = self.config.start();
         if span.start > 0 {
-            let block = table[(span.start - 1) / size].0 as usize;
-            hash = self.kv[block].after((span.start - 1) % size + 1);
+            let block = table[(span.start - 1) / size];
+            hash = self.kv.get(block).after((span.start - 1) % size + 1);
             if self.config.attend {
                 hash ^= self.flaws(span.start, table);
             }
         }
-        let (mut index, mut offset) = (span.start / size, span.start % size);
-        for &token in tokens {
-            let kv = &mut self.kv[table[index].0 as usize];
-            if offset == 0 {
-                kv.before = hash;
-            }
-            hash = absorb(hash, token);
-            offset += 1;
-            (kv.hash, kv.filled) = (hash, offset);
-            if offset == size {
-                (index, offset) = (index + 1, 0);
-            }
+        let mut at = span.start;
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            let (block, offset) = (table[at / size], at % size);
+            let (own, after) = rest.split_at(rest.len().min(size - offset));
+            let before = if offset == 0 { hash } else { self.kv.get(block).before };
+            hash = own.iter().fold(hash, |hash, &token| absorb(hash, token));
+            self.kv.set(block, Kv { before, hash, filled: (offset + own.len()) as u64 });
+            (at, rest) = (at + own.len(), after);
         }
         hash
     }
@@ -194,7 +231,7 @@ impl SimModel {
         let mut expected = self.config.start();
         let mut flaws = 0;
         for block in &table[..start.div_ceil(size)] {
-            let kv = &self.kv[block.0 as usize];
+            let kv = self.kv.get(*block);
             flaws |= kv.before ^ expected;
             expected = kv.after(size);
         }
@@ -218,6 +255,10 @@ impl Model for SimModel {
         self.config.shape
     }
 
+    fn kv_pool(&self) -> Option<KvPool> {
+        Some(KvPool { memory: self.kv.memory.clone(), layout: self.kv.layout.clone() })
+    }
+
     fn forward(&mut self, batch: &Batch) -> Result<Produced<'_>, EngineError> {
         self.pace.start();
         self.answers.clear();
@@ -225,12 +266,12 @@ impl Model for SimModel {
             match one {
                 Move::Save { block, place } => {
                     // What is read from the pool now must not be what is there.
-                    let kv = std::mem::take(&mut self.kv[block.0 as usize]);
-                    self.host[place as usize] = kv;
+                    self.host[place as usize] = self.kv.get(block);
+                    self.kv.set(block, Kv::default());
                 }
                 Move::Load { place, block } => {
                     let kv = std::mem::take(&mut self.host[place as usize]);
-                    self.kv[block.0 as usize] = kv;
+                    self.kv.set(block, kv);
                 }
             }
         }

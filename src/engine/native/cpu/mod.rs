@@ -22,7 +22,7 @@ use super::checkpoint::{Rope, Tensor};
 use super::error::LoadError;
 use super::{Instructions, Precision, TILE_TOKENS};
 use crate::engine::EngineError;
-use crate::engine::model::Batch;
+use crate::engine::model::{Batch, KvPool};
 use inputs::PackedRows;
 use matrix::Matrix;
 use pool::Pool;
@@ -111,6 +111,10 @@ impl Backend for Cpu {
     type Matrix = Matrix;
     type Vector = Vec<f32>;
     type Rows = Rows;
+
+    fn kv_pool(&self) -> Option<KvPool> {
+        self.pool.shared()
+    }
 
     fn matrix(
         &mut self,

@@ -1,12 +1,14 @@
 //! The KV pool: `[blocks, layers, 2, kv_heads, block_tokens, head_dim]`, row-major; axis 2 is K, V.
 
-use super::memory::Pages;
+use super::memory::Shared;
+use crate::engine::model::KvPool;
 use crate::engine::native::backend::Geometry;
 use crate::engine::native::error::LoadError;
+use crate::kvxfer::{Layout, Sizes};
 
 /// K and V of all blocks and layers.
 pub(super) struct Pool {
-    values: Pages<f32>,
+    values: Shared<f32>,
     pub(super) geometry: Geometry,
 }
 
@@ -15,12 +17,27 @@ impl Pool {
         let len = [geometry.layers, 2, geometry.kv_dim(), geometry.block_tokens]
             .into_iter()
             .fold(geometry.blocks, usize::saturating_mul);
-        let values = Pages::zeroed(len).map_err(|source| LoadError::Memory {
+        let values = Shared::zeroed(len.max(1)).map_err(|source| LoadError::Memory {
             what: "the KV pool",
             bytes: len.saturating_mul(size_of::<f32>()),
             source,
         })?;
         Ok(Self { values, geometry })
+    }
+
+    /// Its memory and how blocks lie in it, for transfers.
+    pub(super) fn shared(&self) -> Option<KvPool> {
+        let g = &self.geometry;
+        let size = |size: usize| u32::try_from(size).ok();
+        let layout = Layout::block_major(Sizes {
+            blocks: size(g.blocks)?,
+            layers: size(g.layers)?,
+            planes: 2,
+            heads: 0..size(g.kv_heads)?,
+            block_tokens: size(g.block_tokens)?,
+            head_bytes: (g.head_dim * size_of::<f32>()) as u64,
+        });
+        Some(KvPool { memory: self.values.memory().clone(), layout: layout.ok()? })
     }
 
     /// Where K of one head starts in a block; V of that head is `kv_dim * block_tokens` further.
@@ -35,7 +52,7 @@ impl Pool {
         let first = self.start(block, layer, 0) + token * head_dim;
         for (head, values) in kv.chunks_exact(head_dim).enumerate() {
             let at = first + head * block_tokens * head_dim;
-            self.values[at..at + head_dim].copy_from_slice(values);
+            self.values.part_mut(at, head_dim).copy_from_slice(values);
         }
     }
 
@@ -52,7 +69,7 @@ impl Pool {
         let keys = self.start(block, layer, kv_head);
         let values = keys + g.kv_dim() * g.block_tokens;
         let part = |start: usize| {
-            &self.values[start + tokens.start * g.head_dim..start + tokens.end * g.head_dim]
+            self.values.part(start + tokens.start * g.head_dim, tokens.len() * g.head_dim)
         };
         (part(keys), part(values))
     }

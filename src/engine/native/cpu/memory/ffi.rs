@@ -4,10 +4,12 @@
 use std::io;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use memmap2::MmapMut;
 
 use crate::engine::native::cpu::simd::{Pair16, Pair32};
+use crate::kvxfer::Memory;
 
 /// A type for which all bit patterns are values.
 ///
@@ -84,6 +86,60 @@ impl<T: Plain> DerefMut for Pages<T> {
     }
 }
 
+/// Values in memory that transfers of KV blocks may touch as well, so that no reference ever covers
+/// more than a caller asked for.
+pub(in crate::engine::native::cpu) struct Shared<T> {
+    memory: Arc<Memory>,
+    values: PhantomData<T>,
+}
+
+impl<T: Plain> Shared<T> {
+    /// Zeroed memory for `len` values, at least one.
+    pub(in crate::engine::native::cpu) fn zeroed(len: usize) -> io::Result<Self> {
+        let bytes = len.checked_mul(size_of::<T>()).filter(|bytes| isize::try_from(*bytes).is_ok());
+        let bytes = bytes.ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { memory: Memory::zeroed(bytes)?, values: PhantomData })
+    }
+
+    /// The memory, for transfers.
+    pub(in crate::engine::native::cpu) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// The address of these values.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    #[inline(always)]
+    fn at(&self, start: usize, len: usize) -> *mut T {
+        let count = self.memory.bytes() as usize / size_of::<T>();
+        assert!(start <= count && len <= count - start, "{len} values at {start} of {count}");
+        // SAFETY: Within the allocation, as just checked.
+        unsafe { self.memory.address().cast::<T>().add(start) }
+    }
+
+    /// Some values.
+    #[inline(always)]
+    pub(in crate::engine::native::cpu) fn part(&self, start: usize, len: usize) -> &[T] {
+        // SAFETY: In bounds, aligned to a page and so to `T`, initialised by the system, and `T: Plain`
+        // accepts any content. Who owns the pool reads a block only while no transfer writes to it: the
+        // scheduler keeps blocks that are being fetched from being used (`engine::schedule`).
+        unsafe { std::slice::from_raw_parts(self.at(start, len), len) }
+    }
+
+    /// The same, to be written.
+    #[inline(always)]
+    pub(in crate::engine::native::cpu) fn part_mut(
+        &mut self,
+        start: usize,
+        len: usize,
+    ) -> &mut [T] {
+        // SAFETY: As for `part`. `&mut self` keeps other parts of this side away, and blocks that are
+        // written here are not yet, or not any more, granted to a transfer that reads.
+        unsafe { std::slice::from_raw_parts_mut(self.at(start, len), len) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +151,18 @@ mod tests {
         pages[999][31] = 7;
         assert_eq!(pages.len(), 1000);
         assert_eq!(pages[999][31], 7);
+    }
+
+    #[test]
+    fn shared_values_are_read_and_written_in_parts() {
+        let mut shared = Shared::<f32>::zeroed(100).unwrap();
+        shared.part_mut(97, 3).copy_from_slice(&[1.0, 2.0, 3.0]);
+        assert_eq!(shared.part(96, 4), [0.0, 1.0, 2.0, 3.0]);
+        let mut bytes = [0; 4];
+        shared.memory().read(98 * 4, &mut bytes);
+        assert_eq!(f32::from_ne_bytes(bytes), 2.0);
+        let outside = std::panic::AssertUnwindSafe(|| shared.part(1 << 20, 1).len());
+        assert!(std::panic::catch_unwind(outside).is_err());
     }
 
     #[test]

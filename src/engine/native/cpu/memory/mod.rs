@@ -2,4 +2,4 @@
 
 mod ffi;
 
-pub(super) use ffi::{Bf16Cell, F16Cell, F32Cell, Pages, Plain};
+pub(super) use ffi::{Bf16Cell, F16Cell, F32Cell, Pages, Plain, Shared};
