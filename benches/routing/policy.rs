@@ -1,5 +1,6 @@
 //! Who chooses the rank: Cuelight's router in its modes, Dynamo's cost function, and an oracle.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use cuelight::actors::router::{Ask, ModelRouter, Offer, Seat};
@@ -25,16 +26,33 @@ pub(crate) struct Known {
     pub(crate) legs: u32,
     /// Tokens of legs that have not started, less what was thought to be cached.
     pub(crate) pending: u64,
-    /// The same without that, for Dynamo's bookkeeping: tokens until the first token, blocks until
-    /// the last.
+    /// The same until the first token, for Dynamo's bookkeeping.
     pub(crate) prefill: u64,
-    pub(crate) blocks: u64,
+}
+
+/// The full blocks of a prompt.
+fn chain_of(tokens: &[u32], hasher: &mut BlockHasher) -> Vec<BlockHash> {
+    let mut chain = Vec::new();
+    hasher.extend(tokens, 0, &mut chain);
+    chain
 }
 
 /// See the module's description.
 pub(crate) enum Policy {
-    Cuelight { router: Box<ModelRouter>, seats: Vec<Seat>, numbers: Vec<u64> },
-    Other { index: Box<PrefixIndex>, slots: Vec<Slot>, scratch: Scratch, oracle: bool, draw: Draw },
+    Cuelight {
+        router: Box<ModelRouter>,
+        seats: Vec<Seat>,
+        numbers: Vec<u64>,
+    },
+    Other {
+        index: Box<PrefixIndex>,
+        slots: Vec<Slot>,
+        scratch: Scratch,
+        oracle: bool,
+        draw: Draw,
+        /// By rank: how many live legs hold each block, as Dynamo keeps it. A shared one counts once.
+        held: Vec<HashMap<BlockHash, u32>>,
+    },
 }
 
 /// The rank, and blocks that it was thought to have.
@@ -53,7 +71,8 @@ impl Policy {
             let mut index = Box::new(PrefixIndex::new());
             let slots = (0..ranks).map(|_| index.add_rank()).collect();
             let (scratch, oracle) = (Scratch::default(), name == "oracle");
-            return Self::Other { index, slots, scratch, oracle, draw: Draw::new(9) };
+            let (draw, held) = (Draw::new(9), vec![HashMap::new(); ranks]);
+            return Self::Other { index, slots, scratch, oracle, draw, held };
         };
         let mut config = config::Router::default();
         config.mode = mode;
@@ -93,6 +112,19 @@ impl Policy {
         }
     }
 
+    /// A leg with this prompt has ended on the rank.
+    pub(crate) fn freed(&mut self, rank: usize, prompt: &[u32], hasher: &mut BlockHasher) {
+        if let Self::Other { held, .. } = self {
+            for hash in &chain_of(prompt, hasher) {
+                let count = held[rank].get_mut(hash).expect("a live leg's block");
+                *count -= 1;
+                if *count == 0 {
+                    held[rank].remove(hash);
+                }
+            }
+        }
+    }
+
     /// Chooses a rank for a prompt. `delay` is what the oracle knows: seconds until a rank would
     /// compute a new prompt's first token.
     pub(crate) fn choose(
@@ -118,9 +150,8 @@ impl Policy {
                 let routed = routed.expect("there is room");
                 Chosen { rank: routed.index, cached_blocks: routed.cached_blocks }
             }
-            Self::Other { index, slots, scratch, oracle, draw } => {
-                let mut chain: Vec<BlockHash> = Vec::new();
-                hasher.extend(tokens, 0, &mut chain);
+            Self::Other { index, slots, scratch, oracle, draw, held } => {
+                let chain = chain_of(tokens, hasher);
                 let mut depths = vec![0; index.slots()];
                 index.matches(&chain, scratch).raise(&mut depths);
                 let blocks = tokens.len() as f64 / size as f64;
@@ -130,15 +161,18 @@ impl Policy {
                         return delay(rank, cached);
                     }
                     let active = known[rank].prefill as f64 / size as f64;
-                    (active + blocks - f64::from(cached)).max(0.0)
-                        + known[rank].blocks as f64
-                        + blocks
+                    let known_there = |hash: &&BlockHash| held[rank].contains_key(hash);
+                    let own = chain.len() - chain.iter().take_while(known_there).count();
+                    (active + blocks - f64::from(cached)).max(0.0) + (held[rank].len() + own) as f64
                 };
                 let costs: Vec<_> = (0..known.len()).map(cost).collect();
                 let least = costs.iter().copied().fold(f64::INFINITY, f64::min);
                 let equals: Vec<_> =
                     (0..costs.len()).filter(|&rank| costs[rank] <= least).collect();
                 let rank = equals[draw.next() as usize % equals.len()];
+                for hash in &chain {
+                    *held[rank].entry(*hash).or_insert(0) += 1;
+                }
                 Chosen { rank, cached_blocks: depths[slots[rank].index()] }
             }
         }

@@ -55,8 +55,10 @@ struct Live {
     arrived: f64,
     rank: usize,
     pending: u64,
-    prompt: u64,
-    blocks: u64,
+    /// Tokens that it was thought to have to compute.
+    own: u64,
+    /// Tokens of its prompt.
+    prompt: usize,
     tokens: Vec<u32>,
     /// When its first token came.
     begun: Option<f64>,
@@ -170,13 +172,11 @@ impl World<'_> {
         let chosen = self.policy.choose(&tokens, &self.known, &mut self.hasher, delay);
         self.choice_s += began.elapsed().as_secs_f64();
         let own = (tokens.len() as u64).saturating_sub(u64::from(chosen.cached_blocks) * size);
-        let blocks = (tokens.len() as u64 + u64::from(request.output)).div_ceil(size);
         let rank = chosen.rank;
         let known = &mut self.known[rank];
         known.legs += 1;
         known.pending += own;
-        known.prefill += tokens.len() as u64;
-        known.blocks += blocks;
+        known.prefill += own;
         let id = index as u64;
         let leg = Leg {
             id: LegId { request: RequestId(id), choice: 0, attempt: 0 },
@@ -190,8 +190,8 @@ impl World<'_> {
         };
         self.prompt_tokens += tokens.len() as u64;
         self.ranks[rank].engine.admit(leg).expect("the trace fits the model");
-        let prompt = tokens.len() as u64;
-        let live = Live { arrived: now, rank, pending: own, prompt, blocks, tokens, begun: None };
+        let prompt = tokens.len();
+        let live = Live { arrived: now, rank, pending: own, own, prompt, tokens, begun: None };
         self.live.insert(id, live);
         self.step(rank, now);
     }
@@ -228,7 +228,7 @@ impl World<'_> {
             let begun = *live.begun.get_or_insert(now);
             if is_first {
                 self.ttft.push(now - live.arrived);
-                self.known[live.rank].prefill -= live.prompt;
+                self.known[live.rank].prefill -= live.own;
             }
             if token.finish.is_some() {
                 let live = self.live.remove(&id).expect("a live leg");
@@ -237,7 +237,8 @@ impl World<'_> {
                     self.itl.push((now - begun) / f64::from(output - 1));
                 }
                 self.known[live.rank].legs -= 1;
-                self.known[live.rank].blocks -= live.blocks;
+                let prompt = &live.tokens[..live.prompt];
+                self.policy.freed(live.rank, prompt, &mut self.hasher);
                 if let Some(next) = self.next.remove(&(id as usize)) {
                     self.history.insert(next, live.tokens);
                     self.at(now + self.trace.requests[next].at, What::Arrives(next));

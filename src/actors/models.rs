@@ -77,18 +77,26 @@ pub struct ModelView {
 }
 
 impl ModelView {
-    /// Workers whose prefix cache the router of mode `kv` can only guess.
+    /// Workers of whose prefix cache the router of mode `kv` hears nothing.
     fn warnings(&self) -> Vec<Refused> {
-        let silent = |link: &&Arc<Link>| {
-            self.served.router.mode() == Mode::Kv && link.prefix_cache == PrefixCache::Silent
-        };
-        let warning = |link: &Arc<Link>| Refused {
-            worker: link.worker.to_string(),
-            reason: "it does not tell what it has cached, which is guessed \
+        let warning = |link: &Arc<Link>| {
+            let reason = match link.prefix_cache {
+                PrefixCache::Told => return None,
+                PrefixCache::Silent => {
+                    "it does not tell what it has cached, which is guessed \
                      (frontend.router.silent_ttl_s); set its worker.kv_events"
-                .to_string(),
+                }
+                PrefixCache::None => {
+                    "it has no prefix cache, so mode kv can only weigh its load; set its \
+                     worker.prefix_cache or another frontend.router.mode"
+                }
+            };
+            Some(Refused { worker: link.worker.to_string(), reason: reason.to_string() })
         };
-        self.links.iter().filter(silent).map(warning).collect()
+        match self.served.router.mode() {
+            Mode::Kv => self.links.iter().filter_map(warning).collect(),
+            _ => Vec::new(),
+        }
     }
 
     /// Whether it can serve, and why not.

@@ -117,7 +117,7 @@ pub struct Frontend {
     /// `frontend.api_keys`: SHA-256 digests of accepted keys, `sha256:<64 hex digits>`, or
     /// `env:NAME` for a key in the environment. Default: no key is asked for.
     pub api_keys: Vec<ApiKey>,
-    /// `frontend.max_connections`: open client connections; one more waits in the kernel's backlog.
+    /// `frontend.max_connections`: open client connections; one more gets 429 and is closed.
     /// Default 20,000.
     pub max_connections: usize,
     /// `frontend.max_requests`: requests in flight; one more gets 429. Default 4,096.

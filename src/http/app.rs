@@ -83,6 +83,11 @@ impl App {
             .with_state(self.clone())
     }
 
+    /// The section of the configuration that it goes by.
+    pub(super) fn config(&self) -> &Frontend {
+        &self.config
+    }
+
     pub(super) fn limits(&self) -> Limits {
         Limits { max_choices: self.config.max_choices }
     }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,14 +20,21 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::app::App;
+use super::errors::ApiError;
 use super::stalled::Stalled;
 use super::tls::{self, TlsError};
+use crate::actors::failure::Failure;
 use crate::actors::handle::FrontendHandle;
 use crate::config::Frontend;
 use crate::metrics::Refusal;
 
 /// Largest head of a request, and most that is read or written at once: memory per connection.
 const BUFFER_BYTES: usize = 16 << 10;
+/// Connections over `frontend.max_connections` that are told so at a time; further ones wait in the
+/// kernel's backlog.
+const TURNED_AWAY: usize = 64;
+/// Most of a request's body that is read before its client is turned away.
+const UNREAD: usize = 1 << 20;
 /// Rest after a failed accept: the usual reason, too many open files, does not pass at once.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -60,6 +69,7 @@ pub async fn serve(
     // A permit is a connection; the semaphore cannot count further than this.
     let most = config.max_connections.min(Semaphore::MAX_PERMITS >> 3).min(u32::MAX as usize);
     let connections = Arc::new(Semaphore::new(most));
+    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
     let app = Arc::new(App::new(handle, config.clone(), faults_enabled));
     let shared = Arc::new(Shared {
         router: app.router(),
@@ -72,9 +82,18 @@ pub async fn serve(
     let mut tasks = tokio::task::JoinSet::new();
     loop {
         let next = async {
-            // Without a permit nothing is accepted: the next client waits in the kernel's backlog.
-            let permit = connections.clone().acquire_owned().await;
-            (permit, listener.accept().await)
+            // Without a place nothing is accepted: the next client waits in the kernel's backlog.
+            let spare = tokio::select! {
+                biased;
+                _ = connections.acquire() => None,
+                spare = turned_away.clone().acquire_owned() => spare.ok(),
+            };
+            let accepted = listener.accept().await;
+            // A place may have become free, or been taken, while nobody came.
+            match (connections.clone().try_acquire_owned(), spare) {
+                (Ok(permit), _) => (Some((permit, false)), accepted),
+                (Err(_), spare) => (spare.map(|permit| (permit, true)), accepted),
+            }
         };
         let accepted = tokio::select! {
             accepted = next => accepted,
@@ -82,14 +101,14 @@ pub async fn serve(
             Some(_) = tasks.join_next() => continue,
         };
         match accepted {
-            (Ok(permit), Ok((stream, _))) => {
-                tasks.spawn(shared.clone().connection(stream, permit));
+            (Some((permit, is_over)), Ok((stream, _))) => {
+                tasks.spawn(shared.clone().connection(stream, permit, is_over));
             }
+            (None, Ok(_)) => {} // the last place went while it came: closed at once
             (_, Err(error)) => {
                 warn!(%error, "cannot accept a connection; trying again");
                 tokio::time::sleep(ACCEPT_RETRY).await;
             }
-            (Err(_), _) => break, // the semaphore is never closed
         }
     }
     drop(listener);
@@ -110,7 +129,12 @@ struct Shared {
 impl Shared {
     /// One connection, from its handshake to its end. Errors here are the client's: it left, or
     /// spoke something else.
-    async fn connection(self: Arc<Self>, stream: TcpStream, permit: OwnedSemaphorePermit) {
+    async fn connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        permit: OwnedSemaphorePermit,
+        is_over: bool,
+    ) {
         let _open = Open::new(self.clone(), permit);
         // Events are written whole: waiting to fill a segment only delays them.
         if let Err(error) = stream.set_nodelay(true) {
@@ -121,14 +145,14 @@ impl Shared {
         let stream = Stalled::new(stream, self.stall_timeout, stalled);
         match &self.tls {
             // On the heap, so that connections without TLS do not hold room for its state.
-            Some(tls) => Box::pin(self.https(tls, stream)).await,
-            None => self.http(stream).await,
+            Some(tls) => Box::pin(self.https(tls, stream, is_over)).await,
+            None => self.http(stream, is_over).await,
         }
     }
 
-    async fn https(self: &Arc<Self>, tls: &TlsAcceptor, stream: Stalled<TcpStream>) {
+    async fn https(self: &Arc<Self>, tls: &TlsAcceptor, stream: Stalled<TcpStream>, is_over: bool) {
         match tokio::time::timeout(self.header_timeout, tls.accept(stream)).await {
-            Ok(Ok(stream)) => self.http(stream).await,
+            Ok(Ok(stream)) => self.http(stream, is_over).await,
             Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
             Err(_) => {
                 self.app.handle.metrics().http.refused.inc(Refusal::SlowRequest);
@@ -137,21 +161,27 @@ impl Shared {
         }
     }
 
-    async fn http<S: AsyncRead + AsyncWrite + Unpin>(self: &Arc<Self>, stream: S) {
+    async fn http<S: AsyncRead + AsyncWrite + Unpin>(self: &Arc<Self>, stream: S, is_over: bool) {
         let service = service_fn(|request: hyper::Request<Incoming>| {
             let shared = self.clone();
             async move {
                 let request = request.map(Body::new);
                 // On the heap until there is a response: hyper keeps room for this future as long
                 // as the connection is open.
-                let answer = Box::pin(shared.app.answer(&shared.router, request));
-                Ok::<_, Infallible>(answer.await)
+                let answer = async {
+                    match is_over {
+                        true => shared.turn_away(request).await,
+                        false => shared.app.answer(&shared.router, request).await,
+                    }
+                };
+                Ok::<_, Infallible>(Box::pin(answer).await)
             }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .max_buf_size(BUFFER_BYTES)
+            .keep_alive(!is_over)
             .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         let mut shutdown = self.shutdown.clone();
@@ -166,6 +196,21 @@ impl Shared {
         if let Err(error) = result {
             debug!(%error, "connection ended early");
         }
+    }
+}
+
+impl Shared {
+    /// The answer to a client over `frontend.max_connections`. Its body is read as far as it is short:
+    /// closing a connection with unread bytes may take the answer back.
+    async fn turn_away(&self, request: Request<Body>) -> Response {
+        let body = axum::body::to_bytes(request.into_body(), UNREAD);
+        let _ = tokio::time::timeout(self.header_timeout, body).await; // too long: as good
+        self.app.handle.metrics().http.refused.inc(Refusal::Connections);
+        let limit = self.app.config().max_connections;
+        let what = "open connections (frontend.max_connections)";
+        let retry_after = self.app.config().retry_after;
+        let failure = Failure::TooManyRequests { what, current: limit, limit, retry_after };
+        ApiError::from(failure).into_response()
     }
 }
 

@@ -98,6 +98,8 @@ label_values! {
     Refusal {
         /// `frontend.max_requests` are in flight.
         Requests = "max_requests",
+        /// `frontend.max_connections` are open.
+        Connections = "max_connections",
         /// Every rank's queue is full (`worker.max_waiting`).
         Waiting = "max_waiting",
         /// `frontend.tokenizer_queue` long prompts wait.

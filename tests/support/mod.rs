@@ -311,6 +311,7 @@ impl Harness {
                 && self.census("Sequence") == 0
                 && self.handle.active() == 0
                 && series.iter().all(|series| self.metric(series) == 0.0)
+                && self.metric("cuelight_stream_backlog_bytes") == 0.0
         };
         self.eventually("quiet", quiet).await;
     }

@@ -67,8 +67,10 @@ pub struct Explained {
     /// Only in mode `kv`; the lowest wins.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
-    /// Leading blocks of the leg that it has cached.
+    /// Leading blocks of the leg that it has cached, promised ones included.
     pub cached_blocks: u32,
+    /// The last of those: it has still to compute them, for another leg.
+    pub promised_blocks: u32,
     /// Those beyond, in its host's memory.
     pub host_blocks: u32,
     /// Those beyond, on disk.
@@ -178,6 +180,7 @@ impl ModelRouter {
                 rank: name(at),
                 cost: cost(at).filter(|cost| cost.is_finite()),
                 cached_blocks: rank.cached.blocks,
+                promised_blocks: rank.cached.promised,
                 host_blocks: rank.cached.host,
                 disk_blocks: rank.cached.disk,
                 prefill_blocks: rank.load.prefill_blocks,

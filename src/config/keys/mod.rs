@@ -113,7 +113,7 @@ const FRONTEND: &[Key] = &[
         "frontend.max_connections",
         whole(1, 1_000_000),
         Is("20000"),
-        "open client connections; one more waits in the kernel's backlog",
+        "open client connections; one more gets 429 and is closed",
     )
     .metric("cuelight_http_connections")
     .limit(|c| frontend(c, |f| f.max_connections as f64)),

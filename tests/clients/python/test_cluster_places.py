@@ -1,6 +1,7 @@
 """Who may use which rank: workers that fit or do not, room that several front ends share, nodes that vanish unseen."""
 
 import json
+import shutil
 import threading
 
 import openai
@@ -204,3 +205,27 @@ def test_what_the_pool_gave_up_is_loaded_from_the_host_tier_and_counts_for_less(
     assert other["host_blocks"] == 0 and mine["cost"] < other["cost"], (mine, other)
     assert after.usage.prompt_tokens_details.cached_tokens == 19 * 16, "all but the last block, which is computed"
     assert after.choices[0].text == before.choices[0].text
+
+
+@pytest.mark.parametrize("what, says", [("config.json", "vocabulary of"), ("tokenizer.json", "tokenizer is another one")])
+def test_a_worker_with_another_vocabulary_or_tokenizer_is_refused_by_name(cluster, tmp_path, what, says):
+    folder = tmp_path / MODEL
+    shutil.copytree(SHIPPED, folder)
+    file = folder / what
+    changed = json.loads(file.read_text())
+    if what == "config.json":
+        changed["vocab_size"] = 300  # the tokenizer has more
+    else:  # one more token than the front end's
+        changed["added_tokens"].append({**changed["added_tokens"][-1], "id": changed["added_tokens"][-1]["id"],
+                                        "content": changed["added_tokens"][-1]["content"] + "x"})
+    file.write_text(json.dumps(changed))
+    front = cluster.frontend()
+    cluster.worker("good", worker__engine="sim")
+    cluster.wait_for_ranks(front, 1)
+    cluster.worker("odd", worker__engine="sim", worker__model=folder)
+
+    def refused():
+        models = json.loads(front.get("/health")[2])["models"]
+        return [(one["worker"], says in one["reason"]) for one in models[0]["refused"]]
+    eventually("it is refused, and why", lambda: refused() == [(f"odd/{MODEL}", True)] or refused())
+    assert ask(front) == (4, [[f"good/{MODEL}/0"]])
