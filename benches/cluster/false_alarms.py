@@ -19,11 +19,11 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.dont_write_bytecode = True
-sys.path[:0] = [str(ROOT / "tests/clients"), str(ROOT / "tests/clients/python")]
+sys.path.insert(0, str(ROOT / "tests/clients"))
 
 from cuelight_cluster import Cluster  # noqa: E402
 from cuelight_server import client_of  # noqa: E402
-from test_cluster import ask  # noqa: E402
+from cuelight_answers import ask  # noqa: E402
 
 
 def jiffies():
