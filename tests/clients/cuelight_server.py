@@ -1,8 +1,10 @@
 """Runs `cuelight serve` for a test, on a loopback port of its own."""
 
+import itertools
 import json
 import os
 import pathlib
+import random
 import re
 import signal
 import socket
@@ -32,10 +34,20 @@ FRONTEND_IDLE = ("cuelight_requests_active", "cuelight_stream_backlog_bytes", "c
 WORKER_IDLE = ("cuelight_running", "cuelight_waiting", "cuelight_kv_blocks_used")
 
 
+# Below those that the kernel gives to connections that go out: one of them could take it before its server does.
+PORTS = itertools.cycle(range(10_000, 32_000))
+for _ in range(random.randrange(22_000)):
+    next(PORTS)
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    for port in PORTS:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def eventually(what, condition, within_s=SETTLE_WITHIN_S):
