@@ -123,7 +123,8 @@ def test_priority_says_who_goes_first(make_server):
     done, threads = in_order(server, asks)
     [stream.close() for stream in streams]
     [thread.join(timeout=20) for thread in threads]
-    assert done == [-3, 0, 5, 9]
+    # The rank has room for two, which may end in either order.
+    assert (set(done[:2]), set(done[2:])) == ({-3, 0}, {5, 9}), done
 
 
 def test_clients_with_different_keys_take_turns(make_server):
@@ -136,7 +137,8 @@ def test_clients_with_different_keys_take_turns(make_server):
     done, threads = in_order(server, asks)
     [stream.close() for stream in streams]
     [thread.join(timeout=20) for thread in threads]
-    assert done.index("b") <= 1 and done[:4].count("b") == 2, done
+    # In turn that is a, b, a, b, a, a; neighbours may change places, since two are served at a time.
+    assert done.index("b") <= 2 and done[:5].count("b") == 2, done
 
 
 def test_several_front_ends_stay_balanced_without_knowing_each_other(cluster):
