@@ -46,7 +46,7 @@ impl Library {
 
 /// A context and a worker with one registered pool.
 pub(crate) struct Worker {
-    library: Library,
+    ucp: Library,
     context: Handle,
     worker: Handle,
     mapped: Handle,
@@ -62,25 +62,25 @@ pub(crate) struct Endpoint {
 }
 
 impl Worker {
-    pub(crate) fn new(library: Library, memory: Arc<Memory>) -> Self {
-        let context = context(library);
+    pub(crate) fn new(ucp: Library, memory: Arc<Memory>) -> Self {
+        let context = context(ucp);
         // ucp_worker_params_t: field_mask, thread_mode (single), the rest unused.
         let mut params = [0u64; 25];
         params[0] = 1;
         let mut worker = ptr::null_mut();
         let create: Symbol<unsafe extern "C" fn(Handle, *const u64, *mut Handle) -> Status> =
-            library.get("ucp_worker_create");
+            ucp.get("ucp_worker_create");
         // SAFETY: A live context; the structure has the header's size; writes the handle.
         check(unsafe { create(context, params.as_ptr(), &raw mut worker) });
         // ucp_mem_map_params_t: field_mask (address, length), address, length, the rest unused.
         let map_params = [3, memory.address().addr() as u64, memory.bytes(), 0, 0, 0];
         let mut mapped = ptr::null_mut();
         let map: Symbol<unsafe extern "C" fn(Handle, *const u64, *mut Handle) -> Status> =
-            library.get("ucp_mem_map");
+            ucp.get("ucp_mem_map");
         // SAFETY: As above; the memory lives as long as the process of the benchmark needs it.
         check(unsafe { map(context, map_params.as_ptr(), &raw mut mapped) });
-        let progress = *library.get("ucp_worker_progress");
-        Self { library, context, worker, mapped, memory, progress }
+        let progress = *ucp.get("ucp_worker_progress");
+        Self { ucp, context, worker, mapped, memory, progress }
     }
 
     pub(crate) fn progress(&self) {
@@ -90,7 +90,7 @@ impl Worker {
 
     pub(crate) fn address(&self) -> Vec<u8> {
         let address: Symbol<unsafe extern "C" fn(Handle, *mut Handle, *mut usize) -> Status> =
-            self.library.get("ucp_worker_get_address");
+            self.ucp.get("ucp_worker_get_address");
         let (mut bytes, mut len) = (ptr::null_mut(), 0);
         // SAFETY: A live worker; writes the place and length of what is copied.
         unsafe {
@@ -101,7 +101,7 @@ impl Worker {
 
     pub(crate) fn key(&self) -> Vec<u8> {
         type Pack = unsafe extern "C" fn(Handle, Handle, *mut Handle, *mut usize) -> Status;
-        let pack: Symbol<Pack> = self.library.get("ucp_rkey_pack");
+        let pack: Symbol<Pack> = self.ucp.get("ucp_rkey_pack");
         let (mut bytes, mut len) = (ptr::null_mut(), 0);
         // SAFETY: A live mapping; writes the place and length of what is copied.
         unsafe {
@@ -123,9 +123,9 @@ impl Worker {
         params[2] = matches!(errors, Errors::Peer).into();
         let (mut endpoint, mut remote) = (ptr::null_mut(), ptr::null_mut());
         let create: Symbol<unsafe extern "C" fn(Handle, *const u64, *mut Handle) -> Status> =
-            self.library.get("ucp_ep_create");
+            self.ucp.get("ucp_ep_create");
         let unpack: Symbol<unsafe extern "C" fn(Handle, *const u8, *mut Handle) -> Status> =
-            self.library.get("ucp_ep_rkey_unpack");
+            self.ucp.get("ucp_ep_rkey_unpack");
         // SAFETY: A live worker; address and key are whole and come from our own peer process.
         unsafe {
             check(create(self.worker, params.as_ptr(), &raw mut endpoint));
@@ -140,10 +140,10 @@ impl Worker {
     /// If one fails, or a run leaves the pool.
     pub(crate) fn get_all(&self, to: &Endpoint, runs: &[Run]) {
         type Get = unsafe extern "C" fn(Handle, Handle, usize, u64, Handle, *const u64) -> Handle;
-        let get: Symbol<Get> = self.library.get("ucp_get_nbx");
+        let get: Symbol<Get> = self.ucp.get("ucp_get_nbx");
         let status: Symbol<unsafe extern "C" fn(Handle) -> Status> =
-            self.library.get("ucp_request_check_status");
-        let free: Symbol<unsafe extern "C" fn(Handle)> = self.library.get("ucp_request_free");
+            self.ucp.get("ucp_request_check_status");
+        let free: Symbol<unsafe extern "C" fn(Handle)> = self.ucp.get("ucp_request_free");
         // ucp_request_param_t: op_attr_mask (memh; several in flight), and memh at byte 64.
         let mut params = [0u64; 12];
         (params[0], params[8]) = (1 << 8 | 1 << 19, self.mapped.addr() as u64);
@@ -178,13 +178,13 @@ impl Worker {
 }
 
 /// A context for shared memory and loopback TCP, with remote memory access.
-fn context(library: Library) -> Handle {
+fn context(ucp: Library) -> Handle {
     let read: Symbol<unsafe extern "C" fn(*const c_char, *const c_char, *mut Handle) -> Status> =
-        library.get("ucp_config_read");
+        ucp.get("ucp_config_read");
     let modify: Symbol<unsafe extern "C" fn(Handle, *const c_char, *const c_char) -> Status> =
-        library.get("ucp_config_modify");
+        ucp.get("ucp_config_modify");
     type Init = unsafe extern "C" fn(c_uint, c_uint, *const u64, Handle, *mut Handle) -> Status;
-    let init: Symbol<Init> = library.get("ucp_init_version");
+    let init: Symbol<Init> = ucp.get("ucp_init_version");
     let settings = [
         ("TLS", "posix,sysv,cma,tcp"),
         ("NET_DEVICES", "lo"),
