@@ -50,7 +50,7 @@ pub struct Generation(pub u32);
 pub struct RankIndex(pub u16);
 
 /// The place of one KV block in a rank's pool, from 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct BlockId(pub u32);
 
 /// What a full KV block holds: a keyed hash chained over (parent block, its tokens, salt).

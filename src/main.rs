@@ -1,10 +1,9 @@
 //! The `cuelight` command: arguments → config → node. Only here does the process end.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use cuelight::cli::{self, Command};
-use cuelight::config::{self, Profile};
+use cuelight::config::{self, Config, ConfigErrors, Profile};
 use cuelight::node;
 
 #[global_allocator]
@@ -18,9 +17,14 @@ fn main() -> ExitCode {
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
     let code = match cli.command {
         Command::Serve(args) => {
-            return run(args.config.as_deref(), &args.sets(), Profile::Serve);
+            return run(config::load(args.config.as_deref(), &args.sets(), Profile::Serve));
         }
-        Command::Node(args) => return run(Some(&args.config), &args.set, Profile::Node),
+        Command::Node(args) => {
+            return run(match &args.node {
+                None => config::load(Some(&args.config), &args.set, Profile::Node),
+                Some(name) => config::load_node(&args.config, name, &args.set),
+            });
+        }
         Command::Check(args) => cli::check(&args, &mut out, &mut err),
         Command::Tree(args) => {
             let key = std::env::var("CUELIGHT_API_KEY").ok();
@@ -39,8 +43,8 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-fn run(file: Option<&Path>, sets: &[String], profile: Profile) -> ExitCode {
-    match config::load(file, sets, profile) {
+fn run(config: Result<Config, ConfigErrors>) -> ExitCode {
+    match config {
         Ok(config) => node::run(config),
         Err(errors) => {
             eprintln!("cuelight: {errors}");

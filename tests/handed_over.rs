@@ -17,9 +17,7 @@ use cuelight::engine::{Engine, Leg, Part, Prefilled, PullOut, Sampling, StepOutp
 use cuelight::ids::{BlockId, LegId, RequestId};
 use cuelight::kvxfer::local::Local;
 use cuelight::kvxfer::tcp::{Listen, Tcp};
-use cuelight::kvxfer::{
-    self, Event, GrantId, Pull, RegionId, Side, Sink, TransferId, Transport, plan,
-};
+use cuelight::kvxfer::{self, Event, Pull, RegionId, Side, Sink, TransferId, Transport, plan};
 use native_support::{options, repo};
 use serde_json::Value;
 
@@ -105,7 +103,12 @@ impl Rank {
         while self.engine.has_work() {
             self.engine.step(&mut step).unwrap();
             self.tokens.extend(step.tokens.iter().map(|row| row.token));
-            self.prefilled.append(&mut step.prefilled);
+            for more in step.prefilled.drain(..) {
+                match self.prefilled.last_mut().filter(|known| known.leg == more.leg) {
+                    Some(known) => known.blocks.extend(more.blocks),
+                    None => self.prefilled.push(more),
+                }
+            }
             self.pulls.append(&mut step.pulls);
             self.computed += step.computed_tokens;
         }
@@ -126,8 +129,8 @@ fn hand_over(from: &Rank, to: &mut Rank, id: u128) -> u64 {
     let (source, pull) = (&from.prefilled[0], to.pulls.pop().unwrap());
     let remote = from.engine.kv_pool().unwrap().layout;
     let here = to.engine.kv_pool().unwrap().layout;
-    let grant = GrantId(id);
-    from.transport.grant(grant, from.region, &remote.ranges(&source.blocks).unwrap()).unwrap();
+    let granted = remote.ranges(&source.blocks).unwrap();
+    let grant = from.transport.grant(from.region, &granted).unwrap();
     let peer = to.transport.connect(&from.transport.descriptor().unwrap()).unwrap();
     // Tables start at token 0; what the leg found here is not asked for.
     let first = pull.first as usize;
@@ -144,7 +147,7 @@ fn hand_over(from: &Rank, to: &mut Rank, id: u128) -> u64 {
     let pull_of = Pull { transfer, grant, peer, remote, local, runs, timeout, checksum: true };
     to.transport.pull(pull_of).unwrap();
     assert_eq!(to.events.recv_timeout(WAIT).unwrap(), Event::Done { transfer, bytes });
-    to.engine.pulled(pull.leg, true);
+    to.engine.pulled(pull.leg, pull.blocks.len() as u32);
     from.transport.withdraw(grant);
     bytes
 }

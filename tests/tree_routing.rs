@@ -211,7 +211,8 @@ async fn race(node: &Harness, asks: &[Ask]) -> Vec<usize> {
     let mut clients = Vec::new();
     for (place, ask) in asks.iter().enumerate() {
         clients.push(node.ask(ask).await);
-        let waiting = || node.metric("cuelight_router_queue{model=\"cuelight-tiny\"}");
+        let waiting =
+            || node.metric("cuelight_router_queue{model=\"cuelight-tiny\",pool=\"decode\"}");
         node.eventually("in line", || waiting() == (place + 1) as f64).await;
     }
     let mut waiting = tokio::task::JoinSet::new();
@@ -257,7 +258,7 @@ async fn the_line_is_bounded_in_number_and_time_and_who_leaves_it_leaves_nothing
     let next = node.ask(&ask("and on", 5)).await;
     next.until("acceptance", |said| said.accepted).await;
     let (second, mut third) = (node.ask(&ask("b", 5)).await, node.ask(&ask("c", 5)).await);
-    let waiting = || node.metric("cuelight_router_queue{model=\"cuelight-tiny\"}");
+    let waiting = || node.metric("cuelight_router_queue{model=\"cuelight-tiny\",pool=\"decode\"}");
     node.eventually("in line", || waiting() == 2.0).await;
     match node.ask(&ask("d", 5)).await.end().await.failed {
         Some(Failure::TooManyRequests { what, limit: 2, .. }) => assert!(what.contains("queue")),
@@ -326,7 +327,7 @@ async fn two_ranks(node: &Harness) -> [String; 2] {
 }
 
 fn in_line(node: &Harness) -> f64 {
-    node.metric("cuelight_router_queue{model=\"cuelight-tiny\"}")
+    node.metric("cuelight_router_queue{model=\"cuelight-tiny\",pool=\"decode\"}")
 }
 
 async fn accepted(node: &Harness, ask: &Ask) -> support::Client {

@@ -25,7 +25,8 @@ use cuelight::config::{self, Profile};
 use cuelight::engine::blocks::HashKey;
 use cuelight::engine::{Description, Leg, Load, Part, PrefixCache, Sampling, Tier, TokenOut};
 use cuelight::ids::{Generation, LegId, NodeId, RankIndex, RequestId, WorkerId};
-use cuelight::metrics::Metrics;
+use cuelight::metrics::{Metrics, Pool};
+use cuelight::router::Role;
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -237,7 +238,7 @@ pub(crate) async fn front(window: Duration) -> Outcome<Sides> {
             salt: 0,
             part: Part::Whole,
         };
-        link.place(0, leg, 0, Arc::new(sink))?;
+        link.place(0, (leg, None), 0, Arc::new(sink))?;
     }
     let seen = || tokens.load(Ordering::Relaxed);
     eventually("tokens", || seen() > 50 * STREAMS as u64).await?;
@@ -294,10 +295,11 @@ async fn connect(address: SocketAddr) -> Outcome<Arc<Link>> {
         ranks: vec![RankIndex(0)],
         description,
         tokenizer: 0,
+        role: Role::Aggregated,
         way: Way::Remote(Arc::new(way)),
     };
     let config = node.config.frontend.as_ref().ok_or("no front end")?.router.clone();
-    let metrics = node.metrics.router(WORKER);
+    let metrics = node.metrics.router(WORKER, Pool::Decode);
     let router = Arc::new(ModelRouter::new(WORKER, &config, HashKey::default(), 0, metrics));
     let (heard, linked) = std_mpsc::channel();
     let (frontend, _) = Actor::spawn(None, Listener(heard), ()).await?;

@@ -9,16 +9,13 @@ use std::time::Duration;
 
 use cuelight::kvxfer::tcp::{Listen, Tcp};
 use cuelight::kvxfer::ucx::{Options, Ucx};
-use cuelight::kvxfer::{GrantId, Layout, Limits, Memory, Sink, Sizes, Transport};
+use cuelight::kvxfer::{Layout, Limits, Memory, Sink, Sizes, Transport};
 
 use crate::raw;
 
 /// Environment: what a peer process serves.
 pub(crate) const KIND: &str = "CUELIGHT_KVXFER_BENCH_PEER";
 const BLOCKS: &str = "CUELIGHT_KVXFER_BENCH_BLOCKS";
-/// What may be read in all benchmarks.
-pub(crate) const GRANT: GrantId = GrantId(7);
-
 /// 64 KiB in one block.
 pub(crate) fn layout(blocks: u32) -> Layout {
     let sizes =
@@ -67,8 +64,10 @@ pub(crate) fn serve(kind: &str) {
             let transport = transport(kind, Box::new(|_| {})).expect("the parent has it too");
             let bytes = memory.bytes();
             let region = transport.register(memory, layout(blocks)).expect("registered");
-            transport.grant(GRANT, region, from_ref(&(0..bytes))).expect("granted");
-            say(&transport.descriptor().expect("a descriptor"));
+            let grant = transport.grant(region, from_ref(&(0..bytes))).expect("granted");
+            let mut hello = grant.0.to_le_bytes().to_vec();
+            hello.extend(transport.descriptor().expect("a descriptor"));
+            say(&hello);
             let _ = std::io::stdin().read(&mut [0]);
         }
     }

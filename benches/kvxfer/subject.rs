@@ -8,9 +8,11 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use cuelight::kvxfer::local::Local;
-use cuelight::kvxfer::{Event, Limits, Memory, PeerId, Pull, RegionId, Run, TransferId, Transport};
+use cuelight::kvxfer::{
+    Event, GrantId, Limits, Memory, PeerId, Pull, RegionId, Run, TransferId, Transport,
+};
 
-use crate::peer::{self, GRANT, Peer, layout, pool};
+use crate::peer::{self, Peer, layout, pool};
 use crate::raw;
 
 /// What all others are compared with.
@@ -106,6 +108,7 @@ struct Ours {
     transport: Box<dyn Transport>,
     events: Receiver<Event>,
     id: PeerId,
+    grant: GrantId,
     next: u128,
     /// Whom it pulls from.
     source: Source,
@@ -122,12 +125,13 @@ impl Ours {
         let memory = pool(blocks);
         let bytes = memory.bytes();
         let region = source.register(memory, layout(blocks)).expect("registered");
-        source.grant(GRANT, region, from_ref(&(0..bytes))).expect("granted");
+        let grant = source.grant(region, from_ref(&(0..bytes))).expect("granted");
         let (to, events) = channel();
         let sink = Box::new(move |event| drop(to.send(event)));
         let transport = Box::new(Local::start(Limits::default(), sink).expect("local"));
         let hello = source.descriptor().expect("a descriptor");
-        Self::over("local", transport, events, &hello, Source::Here(source), pool(blocks))
+        let source = (Source::Here(source), grant);
+        Self::over("local", transport, events, &hello, source, pool(blocks))
     }
 
     fn with_peer(kind: &'static str, name: &'static str, blocks: u32) -> Option<Self> {
@@ -135,7 +139,9 @@ impl Ours {
         let transport = peer::transport(kind, Box::new(move |event| drop(to.send(event))))?;
         let peer = Peer::spawn(kind, blocks);
         let hello = peer.hello.clone();
-        Some(Self::over(name, transport, events, &hello, Source::There(peer), pool(blocks)))
+        let (grant, hello) = hello.split_first_chunk().expect("a grant and a descriptor");
+        let source = (Source::There(peer), GrantId(u128::from_le_bytes(*grant)));
+        Some(Self::over(name, transport, events, hello, source, pool(blocks)))
     }
 
     fn over(
@@ -143,13 +149,13 @@ impl Ours {
         transport: Box<dyn Transport>,
         events: Receiver<Event>,
         hello: &[u8],
-        source: Source,
+        (source, grant): (Source, GrantId),
         memory: Arc<Memory>,
     ) -> Self {
         let blocks = (memory.bytes() / crate::BLOCK) as u32;
         transport.register(memory, layout(blocks)).expect("registered");
         let id = transport.connect(hello).expect("connected");
-        Self { name, transport, events, id, next: 0, source }
+        Self { name, transport, events, id, grant, next: 0, source }
     }
 }
 
@@ -162,7 +168,7 @@ impl Subject for Ours {
         self.next += 1;
         let pull = Pull {
             transfer: TransferId(self.next),
-            grant: GRANT,
+            grant: self.grant,
             peer: self.id,
             remote: RegionId(0),
             local: RegionId(0),

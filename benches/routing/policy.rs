@@ -8,7 +8,7 @@ use cuelight::config;
 use cuelight::engine::blocks::{BlockHasher, HashKey};
 use cuelight::engine::{Description, KvEvent, Load};
 use cuelight::ids::{BlockHash, RankIndex};
-use cuelight::metrics::Metrics;
+use cuelight::metrics::{Metrics, Pool};
 use cuelight::router::index::{PrefixIndex, Scratch, Slot};
 use cuelight::router::{KvNews, Mode};
 
@@ -81,7 +81,7 @@ impl Policy {
         config.predicted_ttl = std::time::Duration::from_secs(5);
         config.silent_ttl = std::time::Duration::from_secs(120);
         config.predicted_blocks = 1 << 22;
-        let metrics = Arc::new(Metrics::new()).router("m");
+        let metrics = Arc::new(Metrics::new()).router("m", Pool::Decode);
         let router = Box::new(ModelRouter::new("m", &config, HashKey::default(), 7, metrics));
         let seats = (0..ranks).map(|_| router.join(description)).collect::<Vec<_>>();
         for seat in &seats {

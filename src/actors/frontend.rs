@@ -20,6 +20,7 @@ use super::terms;
 use super::tree::{Card, CardId, Label};
 use super::worker::{Way, WorkerUp};
 use crate::ids::{Generation, WorkerId};
+use crate::router::Role;
 
 /// A part of the front end that can be started again.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -167,7 +168,7 @@ impl State {
         let (node, parent) = (self.shared.node.clone(), self.card.id());
         let Some(slot) = self.links.get_mut(worker) else { return Ok(()) };
         let view = self.shared.view.borrow().clone();
-        let router = view.model(&slot.up.model).map(|model| model.served.router.clone());
+        let router = view.model(&slot.up.model).map(|model| model.served.router_of(slot.up.role));
         let (Some(router), None) = (router, &slot.actor) else { return Ok(()) };
         let (frontend, up) = (myself.clone(), slot.up.clone());
         let args = link::Args { node, parent, frontend, up, router };
@@ -269,9 +270,12 @@ impl State {
             return false;
         };
         let is_other = |slot: &&LinkSlot| slot.up.model == up.model && slot.up.id != up.id;
-        let other = self.links.values().find(is_other).map(|slot| &slot.up.description);
+        let mut others = self.links.values().filter(is_other).map(|slot| &slot.up);
+        let prefills = |worker: &WorkerUp| worker.role == Role::Prefill;
+        let mate = others.clone().find(|other| prefills(other) == prefills(up));
+        let others = (mate.map(|mate| &mate.description), others.next().map(|o| &o.description));
         let max_frame = self.shared.node.config.cluster.as_ref().map(|cluster| cluster.max_frame);
-        let checked = terms::check(&model.served, other, max_frame, up);
+        let checked = terms::check(&model.served, others, max_frame, up);
         let Err(mismatch) = checked else { return true };
         error!(worker = %up.id, model = %up.model, %mismatch, "refused a worker");
         if let Some(models) = &self.models {

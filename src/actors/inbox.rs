@@ -6,8 +6,10 @@
 
 use std::time::Instant;
 
+use super::link::FetchEnd;
 use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 use crate::ids::LegId;
+use crate::kvxfer::{KvBlocks, KvOrigin};
 
 /// See the module's description.
 pub trait Inbox: Send + Sync {
@@ -30,7 +32,18 @@ pub enum LegEvent {
     Started {
         /// Tokens found in the prefix cache.
         cached_tokens: u32,
+        /// Whether it waits for KV from elsewhere.
+        fetches: bool,
     },
+    /// It is a prefill, and more of it can be fetched.
+    Lent {
+        /// Where, the first time.
+        origin: Option<KvOrigin>,
+        /// What follows that told before.
+        blocks: KvBlocks,
+    },
+    /// It fetches nothing any more.
+    Fetched(FetchEnd),
     /// A new token.
     Token {
         /// Vocabulary id.

@@ -39,5 +39,6 @@ pub mod restart;
 pub mod root;
 pub mod router;
 pub mod terms;
+pub mod transfer;
 pub mod tree;
 pub mod worker;

@@ -16,7 +16,7 @@ use super::router::ModelRouter;
 use super::tree::{Card, CardId, Label};
 use crate::engine::{PrefixCache, Sampling};
 use crate::ids::{Generation, WorkerId};
-use crate::router::Mode;
+use crate::router::{Mode, Role};
 use crate::text::TextModel;
 
 /// A model as a front end knows it: how to talk to it, whoever computes it.
@@ -35,8 +35,20 @@ pub struct ServedModel {
     pub tokenizer: u64,
     /// Chooses ranks for it.
     pub router: Arc<ModelRouter>,
+    /// Chooses among its ranks that only prefill.
+    pub prefill: Arc<ModelRouter>,
     /// The model's own defaults (`generation_config.json`), end-of-sequence ids included.
     pub sampling: Sampling,
+}
+
+impl ServedModel {
+    /// What chooses among ranks of this role.
+    pub fn router_of(&self, role: Role) -> Arc<ModelRouter> {
+        match role {
+            Role::Aggregated | Role::Decode => self.router.clone(),
+            Role::Prefill => self.prefill.clone(),
+        }
+    }
 }
 
 /// Whether a model can serve, and why not.
@@ -46,8 +58,10 @@ pub struct Readiness {
     pub model: String,
     /// `None`: ready. Else the reason, for people.
     pub reason: Option<String>,
-    /// Ranks that can take work.
+    /// Ranks that can take work, those that only prefill left out.
     pub ranks_ready: usize,
+    /// Ranks that only prefill, and can take work.
+    pub prefill_ranks_ready: usize,
     /// Workers of other nodes that cannot be used, and why.
     pub refused: Vec<Refused>,
     /// Workers that are used, but not as well as they could be, and why.
@@ -101,17 +115,29 @@ impl ModelView {
 
     /// Whether it can serve, and why not.
     pub fn readiness(&self) -> Readiness {
-        let ready = self.links.iter().filter(|link| link.takes_work());
         let up = |link: &Arc<Link>| link.ranks.iter().filter(|rank| rank.is_up()).count();
-        let ranks_ready = ready.map(up).sum();
+        let ready = |prefill: bool| {
+            let ready = self.links.iter().filter(|link| link.takes_work());
+            ready.filter(|link| (link.role == Role::Prefill) == prefill).map(up).sum()
+        };
+        let (ranks_ready, prefill_ranks_ready): (usize, usize) = (ready(false), ready(true));
+        let reason = match prefill_ranks_ready {
+            0 => self.reason.clone(),
+            _ => format!(
+                "no rank of it decodes, others only prefill ({}); start a worker with worker.role decode \
+                 or aggregated",
+                self.reason
+            ),
+        };
         let refused = self
             .refused
             .iter()
             .map(|(worker, reason)| Refused { worker: worker.to_string(), reason: reason.clone() });
         Readiness {
             model: self.served.name.clone(),
-            reason: (ranks_ready == 0).then(|| self.reason.clone()),
+            reason: (ranks_ready == 0).then_some(reason),
             ranks_ready,
+            prefill_ranks_ready,
             refused: refused.collect(),
             warnings: self.warnings(),
         }

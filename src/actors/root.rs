@@ -21,6 +21,7 @@ use super::restart::{RestartBudget, Verdict, ended};
 use super::tree::{Card, CardId, Label, Snapshot};
 use super::worker::{self, Worker, WorkerUp};
 use crate::ids::{Generation, WorkerId};
+use crate::router::Role;
 
 /// What `NodeRoot` answers to.
 #[derive(RactorMessage)]
@@ -86,6 +87,8 @@ pub struct WorkerSpec {
     pub load_timeout: Duration,
     /// Hash of the model's tokenizer.
     pub tokenizer: u64,
+    /// What its ranks do.
+    pub role: Role,
 }
 
 /// How this node meets others.
@@ -224,6 +227,7 @@ impl State {
             step_timeout: spec.step_timeout,
             load_timeout: spec.load_timeout,
             tokenizer: spec.tokenizer,
+            role: spec.role,
         };
         let spawned = Actor::spawn_linked(None, Worker, args, myself.get_cell()).await?;
         self.worker_child.actor = Some(spawned.0.get_id());

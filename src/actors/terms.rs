@@ -72,16 +72,19 @@ pub enum Mismatch {
 
 /// Most bytes of one token id between nodes.
 const TOKEN_BYTES: usize = 5;
+/// Most bytes of a KV block's number and checksum.
+const BLOCK_BYTES: usize = 14;
 /// Most bytes of a leg besides its tokens, sampling rules included.
 const LEG_BYTES: usize = 32 << 10;
 
-/// Compares a worker with the model here and with the workers that serve it already.
+/// Compares a worker with the model here, with one that serves it already, and with one that has blocks
+/// to share with it (`mate`).
 ///
 /// # Errors
 /// The first thing that differs.
 pub fn check(
     model: &ServedModel,
-    other: Option<&Description>,
+    (mate, other): (Option<&Description>, Option<&Description>),
     max_frame: Option<usize>,
     worker: &WorkerUp,
 ) -> Result<(), Mismatch> {
@@ -95,11 +98,13 @@ pub fn check(
     if engine.context != model.context {
         return Err(Mismatch::Context { theirs: engine.context, ours: model.context });
     }
+    if let Some(mate) = mate
+        && mate.block_tokens != engine.block_tokens
+    {
+        let (theirs, ours) = (engine.block_tokens, mate.block_tokens);
+        return Err(Mismatch::BlockTokens { theirs, ours });
+    }
     if let Some(other) = other {
-        if other.block_tokens != engine.block_tokens {
-            let (theirs, ours) = (engine.block_tokens, other.block_tokens);
-            return Err(Mismatch::BlockTokens { theirs, ours });
-        }
         if other.kind != engine.kind {
             let (theirs, ours) = (engine.kind.clone(), other.kind.clone());
             return Err(Mismatch::Engine { theirs, ours });
@@ -108,7 +113,8 @@ pub fn check(
             return Err(Mismatch::Weights);
         }
     }
-    let needed = engine.context * TOKEN_BYTES + LEG_BYTES;
+    let blocks = engine.context / engine.block_tokens.max(1);
+    let needed = engine.context * TOKEN_BYTES + blocks * BLOCK_BYTES + LEG_BYTES;
     match max_frame {
         Some(limit) if limit < needed => Err(Mismatch::Frame { limit, needed }),
         _ => Ok(()),

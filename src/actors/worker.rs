@@ -19,6 +19,7 @@ use super::tree::{Card, CardId, Label};
 use crate::config::Supervision;
 use crate::engine::Description;
 use crate::ids::{Generation, RankIndex, WorkerId};
+use crate::router::Role;
 
 /// How often progress is looked at.
 const WATCH: Duration = Duration::from_millis(100);
@@ -38,6 +39,8 @@ pub struct WorkerUp {
     pub description: Description,
     /// Hash of its tokenizer: front ends with another one would speak another language.
     pub tokenizer: u64,
+    /// What its ranks do.
+    pub role: Role,
     /// How it is reached.
     pub way: Way,
 }
@@ -89,6 +92,8 @@ pub struct Args {
     pub load_timeout: Duration,
     /// Hash of the model's tokenizer.
     pub tokenizer: u64,
+    /// What the ranks do.
+    pub role: Role,
 }
 
 /// Why a worker ended.
@@ -253,6 +258,7 @@ impl State {
             ranks: self.ranks.iter().map(|slot| slot.rank.index).collect(),
             description: self.ranks.first()?.description.clone()?,
             tokenizer: self.args.tokenizer,
+            role: self.args.role,
             way: Way::Local(self.ranks.iter().map(|slot| slot.rank.clone()).collect()),
         })
     }

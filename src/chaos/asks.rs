@@ -19,14 +19,78 @@ pub(super) struct Ask {
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 
-/// The requests of the load. Every one has a seed or is greedy, so each has one right answer.
-pub(super) fn asks(model: &str) -> Vec<Ask> {
+impl Ask {
+    /// The body, with a salt that keeps what is cached of its prompt from others.
+    pub(super) fn salted(&self, salt: Option<u64>) -> String {
+        let rest = self.body.strip_prefix('{');
+        match (salt, rest) {
+            (Some(salt), Some(rest)) => format!("{{\"cache_salt\":\"chaos-{salt}\",{rest}"),
+            _ => self.body.clone(),
+        }
+    }
+}
+
+/// The requests of the load. Every one has a seed or is greedy, so each has one right answer. If some
+/// ranks prefill for others, there are more of those with long prompts.
+pub(super) fn asks(model: &str, is_split: bool) -> Vec<Ask> {
+    let mut rows = rows();
+    if is_split {
+        rows.extend(long_rows());
+    }
+    rows.into_iter().map(|(name, (path, body))| ask(name, path, model, body)).collect()
+}
+
+/// A name, a path and a body.
+type Row = (&'static str, (&'static str, Value));
+
+fn chat(text: &str, more: Value) -> (&'static str, Value) {
+    (CHAT, merged(json!({ "messages": [user(text)] }), more))
+}
+
+fn text(prompt: Value, more: Value) -> (&'static str, Value) {
+    (COMPLETIONS, merged(json!({ "prompt": prompt }), more))
+}
+
+/// Several hundred to more than a thousand tokens of prompt each.
+fn long_rows() -> Vec<Row> {
+    vec![
+        ("prefill_greedy", chat(&long_prompt(40), json!({ "temperature": 0, "max_tokens": 64 }))),
+        (
+            "prefill_sampled",
+            chat(
+                &long_prompt(60),
+                json!({ "seed": 17, "temperature": 0.9, "max_tokens": 48, "n": 2 }),
+            ),
+        ),
+        (
+            "prefill_logprobs",
+            text(
+                json!(long_prompt(50)),
+                json!({ "seed": 4, "temperature": 0.8, "max_tokens": 80, "logprobs": 2,
+                        "ignore_eos": true }),
+            ),
+        ),
+        (
+            "prefill_longest",
+            text(
+                json!(long_prompt(85)),
+                json!({ "temperature": 0, "max_tokens": 120, "ignore_eos": true }),
+            ),
+        ),
+        (
+            "prefill_unary",
+            chat(
+                &long_prompt(45),
+                json!({ "seed": 2, "temperature": 0.7, "max_tokens": 32, "stream": false }),
+            ),
+        ),
+    ]
+}
+
+fn rows() -> Vec<Row> {
     let story = "Tell me a story about a fox and a lantern.";
-    let chat = |text: &str, more: Value| (CHAT, merged(json!({ "messages": [user(text)] }), more));
-    let text =
-        |prompt: Value, more: Value| (COMPLETIONS, merged(json!({ "prompt": prompt }), more));
     let ids: Vec<u32> = (40..72).collect();
-    let rows = [
+    vec![
         ("short", chat("What is the capital of France?", json!({ "temperature": 0 }))),
         ("long", chat(story, json!({ "temperature": 0, "max_tokens": 400, "ignore_eos": true }))),
         (
@@ -61,7 +125,7 @@ pub(super) fn asks(model: &str) -> Vec<Ask> {
             "token_ids",
             text(json!(ids), json!({ "temperature": 0, "max_tokens": 120, "ignore_eos": true })),
         ),
-        ("long_prompt", chat(&long_prompt(), json!({ "temperature": 0, "max_tokens": 48 }))),
+        ("long_prompt", chat(&long_prompt(36), json!({ "temperature": 0, "max_tokens": 48 }))),
         (
             "unary_chat",
             chat(
@@ -77,8 +141,7 @@ pub(super) fn asks(model: &str) -> Vec<Ask> {
                         "ignore_eos": true, "stream": false }),
             ),
         ),
-    ];
-    rows.into_iter().map(|(name, (path, body))| ask(name, path, model, body)).collect()
+    ]
 }
 
 fn ask(name: &'static str, path: &'static str, model: &str, body: Value) -> Ask {
@@ -96,8 +159,9 @@ fn ask(name: &'static str, path: &'static str, model: &str, body: Value) -> Ask 
 }
 
 /// A request that goes on for long, for clients that leave or read slowly.
-pub(super) fn longest(model: &str) -> Ask {
-    let body = json!({ "prompt": "Once upon a time", "temperature": 0, "max_tokens": 800,
+pub(super) fn longest(model: &str, is_split: bool) -> Ask {
+    let prompt = if is_split { long_prompt(36) } else { "Once upon a time".to_owned() };
+    let body = json!({ "prompt": prompt, "temperature": 0, "max_tokens": 800,
                        "ignore_eos": true });
     ask("longest", COMPLETIONS, model, body)
 }
@@ -106,10 +170,10 @@ fn user(text: &str) -> Value {
     json!({ "role": "user", "content": text })
 }
 
-/// Long enough to be computed in several chunks.
-fn long_prompt() -> String {
+/// Long enough to be computed in several chunks: about twelve tokens a day.
+fn long_prompt(days: usize) -> String {
     let mut text = String::from("Read this and say how it ends.");
-    for number in 0..36 {
+    for number in 0..days {
         text.push_str(&format!(" On day {number} the fox found {} lanterns.", number % 7));
     }
     text
@@ -128,7 +192,8 @@ mod tests {
 
     #[test]
     fn every_ask_has_one_right_answer_and_a_name_of_its_own() {
-        let asks = asks("m");
+        let asks = asks("m", true);
+        assert_eq!(asks.len(), super::asks("m", false).len() + 5);
         for (index, ask) in asks.iter().enumerate() {
             let body: Value = serde_json::from_str(&ask.body).unwrap();
             assert_eq!(body["model"], "m");
@@ -140,6 +205,15 @@ mod tests {
         }
         let choices = |name| asks.iter().find(|ask| ask.name == name).unwrap().choices;
         assert_eq!((choices("sampled"), choices("unary_text"), choices("token_ids")), (2, 4, 1));
-        assert_eq!(longest("m").choices, 1);
+        assert_eq!(longest("m", false).choices, 1);
+    }
+
+    #[test]
+    fn a_salt_changes_nothing_else() {
+        let ask = longest("m", true);
+        assert_eq!(ask.salted(None), ask.body);
+        let mut salted: Value = serde_json::from_str(&ask.salted(Some(7))).unwrap();
+        assert_eq!(salted.as_object_mut().unwrap().remove("cache_salt"), Some(json!("chaos-7")));
+        assert_eq!(salted, serde_json::from_str::<Value>(&ask.body).unwrap());
     }
 }

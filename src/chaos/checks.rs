@@ -14,7 +14,12 @@ const ZERO: &[&str] = &[
     "cuelight_waiting",
     "cuelight_requests_active",
     "cuelight_stream_backlog_bytes",
+    "cuelight_kv_leases",
+    "cuelight_kv_pulls_in_flight",
+    "cuelight_kv_blocks_quarantined",
 ];
+/// Metrics that are zero always.
+const NEVER: &[&str] = &["cuelight_kv_checksum_mismatches_total"];
 /// Actors that live no longer than a request.
 const SHORT_LIVED: &[&str] = &["Request", "Sequence", "Transfer"];
 
@@ -31,11 +36,14 @@ pub(super) struct Slack {
 /// A broken promise and its evidence.
 pub(super) type Leak = (&'static str, String);
 
-/// What is left of requests, by metrics.
+/// What is left of requests, by metrics, and what they say that must never have been.
 pub(super) fn left_in_metrics(node: &str, samples: &Samples) -> Vec<Leak> {
-    let series = ZERO.iter().flat_map(|metric| samples.of(metric));
-    let left = series.filter(|(_, value)| *value != 0.0);
-    left.map(|(series, value)| ("nothing_left", format!("{node}: {series} {value}"))).collect()
+    let of = |metrics: &'static [&'static str], invariant: &'static str| {
+        let series = metrics.iter().flat_map(|metric| samples.of(metric));
+        let left = series.filter(|(_, value)| *value != 0.0);
+        left.map(move |(series, value)| (invariant, format!("{node}: {series} {value}")))
+    };
+    of(ZERO, "nothing_left").chain(of(NEVER, "blocks_are_whole")).collect()
 }
 
 /// What is left of requests, by the tree.
@@ -118,7 +126,7 @@ pub(super) fn usages(cluster: &Cluster) -> Vec<Option<Usage>> {
 
 /// Waits, under load, until every rank of every worker has made a step; names those that have not.
 pub(super) async fn every_rank_serves(cluster: &Cluster, limit: Duration) -> Vec<Leak> {
-    let workers: Vec<_> = cluster.nodes.iter().filter(|node| node.role.worker).collect();
+    let workers: Vec<_> = cluster.nodes.iter().filter(|node| node.role.worker.is_some()).collect();
     let mut waiting = Vec::new();
     for node in workers {
         match node.probe.metrics().await {
@@ -157,13 +165,20 @@ mod tests {
     #[test]
     fn what_is_left_of_requests_is_named() {
         let text = "cuelight_kv_blocks_used{rank=\"0\"} 0\ncuelight_kv_blocks_used{rank=\"1\"} 3\n\
-                    cuelight_kv_blocks_cached 9\ncuelight_requests_active 1\n";
+                    cuelight_kv_blocks_cached 9\ncuelight_requests_active 1\n\
+                    cuelight_kv_checksum_mismatches_total 2\ncuelight_kv_leases 4\n";
         let found = left_in_metrics("w", &Samples::parse(text));
         let evidence: Vec<_> = found.iter().map(|(_, evidence)| evidence.as_str()).collect();
         assert_eq!(
             evidence,
-            ["w: cuelight_kv_blocks_used{rank=\"1\"} 3", "w: cuelight_requests_active 1"]
+            [
+                "w: cuelight_kv_blocks_used{rank=\"1\"} 3",
+                "w: cuelight_requests_active 1",
+                "w: cuelight_kv_leases 4",
+                "w: cuelight_kv_checksum_mismatches_total 2",
+            ]
         );
+        assert_eq!(found[3].0, "blocks_are_whole");
         let actor = |kind: &str| (kind.to_owned(), "x".to_owned(), 1);
         let found = left_in_tree("w", &[actor("Rank"), actor("Sequence"), actor("Requests")]);
         assert_eq!(found, [("nothing_left", "w: actor Sequence x".to_owned())]);

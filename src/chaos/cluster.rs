@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::client::{Endpoint, get};
-use super::plan::Role;
-use super::site::{Clock, Ended, Etcd, Health, Launch, Net, Outline, Probe, Process, Signal};
+use super::plan::{Role, Work};
+use super::site::{
+    Clock, Ended, Etcd, Health, Launch, Net, Outline, Probe, Process, Ranks, Signal,
+};
 use super::{ChaosError, Options};
 
 /// How often a condition is looked at.
@@ -55,7 +57,7 @@ pub(super) struct Cluster {
     pub(super) etcd: Option<Etcd>,
     pub(super) net: Option<Net>,
     /// Ranks that each front end sees when all is well.
-    pub(super) full: Vec<(usize, u64)>,
+    pub(super) full: Vec<(usize, Ranks)>,
     /// The longest `cluster.failure_detection_ms`.
     pub(super) detection_ms: u64,
     /// The least `frontend.migration_limit`.
@@ -126,7 +128,8 @@ impl Cluster {
             let injectable = !format!("{refused:?}").contains("status: 404");
             nodes.push(Node {
                 name: address.to_string(),
-                role: Role { frontend, worker },
+                // A node does not say which role its worker has.
+                role: Role { frontend, worker: worker.then_some(Work::Aggregated) },
                 probe,
                 http: frontend.then_some(address),
                 injectable,
@@ -194,7 +197,9 @@ impl Cluster {
     /// Not within the limit, or a process ended.
     pub(super) async fn ready(&mut self, limit: Duration) -> Result<Vec<String>, ChaosError> {
         let began = Instant::now();
-        let workers = self.nodes.iter().filter(|node| node.role.worker).count() as u64;
+        let count = |is: fn(Role) -> bool| self.nodes.iter().filter(|n| is(n.role)).count() as u64;
+        let (all, prefill) = (count(|role| role.worker.is_some()), count(Role::prefills));
+        let enough = |ranks: Ranks| ranks.prefill >= prefill && ranks.decode + ranks.prefill >= all;
         let mut steady = (Instant::now(), Vec::new(), Vec::new());
         let mut why = "no front end answers".to_owned();
         while began.elapsed() < limit {
@@ -204,11 +209,11 @@ impl Cluster {
                     return Err(ChaosError::NotStarted { node: node.name.clone(), why });
                 }
             }
-            match self.look(|health| health.ok && health.ranks_ready >= workers).await {
+            match self.look(|health| health.ok && enough(health.ranks)).await {
                 Ok(seen) => {
                     let models = seen.iter().flat_map(|(_, health)| health.models.clone());
                     let models: Vec<_> = models.collect();
-                    let ranks: Vec<_> = seen.iter().map(|(i, h)| (*i, h.ranks_ready)).collect();
+                    let ranks: Vec<_> = seen.iter().map(|(i, h)| (*i, h.ranks)).collect();
                     if steady.1 != ranks {
                         steady = (Instant::now(), ranks, models);
                     } else if steady.0.elapsed() >= STEADY {
@@ -234,10 +239,10 @@ impl Cluster {
         let full: HashMap<_, _> = self.full.iter().copied().collect();
         let seen = self.look(|health| health.ok).await?;
         for (index, health) in seen {
-            let full = full.get(&index).copied().unwrap_or(0);
-            if health.ranks_ready != full {
+            let full = full.get(&index).copied().unwrap_or_default();
+            if health.ranks != full {
                 let name = &self.nodes[index].name;
-                return Err(format!("{name}: {} of {full} ranks", health.shown));
+                return Err(format!("{name}: {} of {full}", health.shown));
             }
         }
         Ok(())

@@ -10,6 +10,7 @@ use super::client::{Ending, difference};
 use super::cluster::{Cluster, Fallen, LOOK};
 use super::load::Load;
 use super::plan::{Action, Kind, Planned, Tolerance, actor_choice};
+use super::sight::Phases;
 use super::site::{Ended, Shape, Signal};
 use super::victims::Victims;
 use super::{ChaosError, Interrupt};
@@ -34,6 +35,8 @@ pub(super) struct Outcome {
     pub(super) no_effect: bool,
     /// Processes that ended for it and were started again by the harness.
     pub(super) replaced: usize,
+    /// The phases of the victim's requests just before; `None` if that was not seen.
+    pub(super) phases: Option<Phases>,
 }
 
 /// What shows that an engine's fault has come and gone.
@@ -76,6 +79,7 @@ impl Injector<'_> {
 
     /// One fault, from its beginning until all is well again or the time is up.
     pub(super) async fn carry_out(&mut self, planned: &Planned) -> Result<Outcome, ChaosError> {
+        let phases = self.aim(planned).await;
         let kind = planned.fault.kind();
         let mut tolerance = self.tolerance(kind, planned.target);
         let mut actor = None;
@@ -89,15 +93,15 @@ impl Injector<'_> {
         let ended = Instant::now();
         let outcome = self.heal(planned, after, ended).await;
         self.load.ledger.close();
-        outcome
+        Ok(Outcome { phases, ..outcome? })
     }
 
     fn tolerance(&self, kind: Kind, target: Option<usize>) -> Tolerance {
         let Some(role) = target.map(|node| self.cluster.nodes[node].role) else {
             return Tolerance::NONE;
         };
-        let workers = self.cluster.nodes.iter().filter(|node| node.role.worker).count();
-        Tolerance::of(kind, role.frontend, role.worker && workers < 2)
+        let decoders = self.cluster.nodes.iter().filter(|node| node.role.decodes()).count();
+        Tolerance::of(kind, role.frontend, role.decodes() && decoders < 2)
     }
 
     /// An actor to kill: what its loss may cost, its kind and its name.
@@ -370,14 +374,15 @@ impl Injector<'_> {
             if well >= LOOKS {
                 self.complain(Some(planned), &fallen, &hit_by(planned));
                 let heal_ms = Some(ended.elapsed().as_secs_f64() * 1e3);
-                return Ok(Outcome { hit, heal_ms, no_effect, replaced: fallen.len() });
+                let (replaced, phases) = (fallen.len(), None);
+                return Ok(Outcome { hit, heal_ms, no_effect, replaced, phases });
             }
             tokio::time::sleep(LOOK).await;
         }
         self.complain(Some(planned), &fallen, &hit_by(planned));
         let evidence = format!("{hit}: not well {} s later: {why}", limit.as_secs());
         self.load.ledger.violate("heals", evidence, Some(planned.index));
-        Ok(Outcome { hit, heal_ms: None, no_effect, replaced: fallen.len() })
+        Ok(Outcome { hit, heal_ms: None, no_effect, replaced: fallen.len(), phases: None })
     }
 
     /// A process may end by itself only to be replaced, and only for a fault that calls for it.

@@ -1,6 +1,7 @@
 //! The checked load: clients in a closed loop, each request chosen by the seed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -14,6 +15,8 @@ use super::random::Draw;
 
 /// A client that was refused does not come back at once.
 const AFTER_REFUSAL: Duration = Duration::from_millis(50);
+/// Where prompts are prefilled for other ranks, one request in so many may find its own cached.
+const CACHED: usize = 4;
 /// Moments of one answer that are kept.
 const MOST_MOMENTS: usize = 16_384;
 
@@ -23,9 +26,18 @@ pub(super) struct Load {
     pub(super) seed: u64,
     pub(super) frontends: Vec<Endpoint>,
     pub(super) asks: Vec<Ask>,
+    /// Counts the requests that share no cached prompt with others; `None` if all do.
+    pub(super) salts: Option<AtomicU64>,
     pub(super) ledger: Ledger,
     /// Longest life of a request.
     pub(super) limit: Duration,
+}
+
+impl Load {
+    /// One that no other request has, if prompts are to be computed rather than found.
+    pub(super) fn salt(&self) -> Option<u64> {
+        self.salts.as_ref().map(|salts| salts.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// Running clients.
@@ -58,7 +70,9 @@ async fn client(load: Arc<Load>, number: u64, stopping: watch::Receiver<bool>) {
     while !*stopping.borrow() {
         let ask = draw.below(load.asks.len());
         let Some(to) = draw.pick(&load.frontends) else { return };
-        let seen = ask_once(to, ask, &load.asks[ask], load.limit).await;
+        // Nothing is drawn where it would change nothing: a seed means the same requests as ever.
+        let salt = load.salts.as_ref().filter(|_| draw.below(CACHED) > 0).and_then(|_| load.salt());
+        let seen = ask_once(to, ask, &load.asks[ask], salt, load.limit).await;
         let refused = matches!(seen.ending, Ending::Refused(_) | Ending::Broken(_));
         load.ledger.record(&seen);
         if refused {
@@ -68,11 +82,18 @@ async fn client(load: Arc<Load>, number: u64, stopping: watch::Receiver<bool>) {
 }
 
 /// Asks one thing and reads its answer to the end.
-pub(super) async fn ask_once(to: &Endpoint, index: usize, ask: &Ask, limit: Duration) -> Seen {
+pub(super) async fn ask_once(
+    to: &Endpoint,
+    index: usize,
+    ask: &Ask,
+    salt: Option<u64>,
+    limit: Duration,
+) -> Seen {
+    let body = ask.salted(salt);
     let began = Instant::now();
     let mut moments = vec![began];
     let answer = async {
-        let (head, body) = match open(to, ask.path, Some(&ask.body), false).await {
+        let (head, body) = match open(to, ask.path, Some(&body), false).await {
             Ok(opened) => opened,
             Err(error) => return unanswered(error),
         };

@@ -6,6 +6,7 @@
 //! (`ledger`), leaks by what metrics, trees and `/proc` show (`checks`). The rest waits: `load` asks,
 //! `inject` breaks, `cluster` starts processes and sees whether they are well.
 
+mod aim;
 mod asks;
 mod checks;
 mod client;
@@ -17,6 +18,7 @@ mod plan;
 mod random;
 mod report;
 mod run;
+mod sight;
 mod site;
 mod victims;
 
@@ -26,7 +28,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use plan::{KINDS, Kind};
+use plan::{KINDS, Kind, Part, Phase};
 
 pub use report::Report;
 pub use run::run;
@@ -50,6 +52,10 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// Kinds of faults by name; all that are possible if empty.
     pub only: Vec<String>,
+    /// What may be hit, by name; all if empty.
+    pub victims: Vec<String>,
+    /// Phases that faults wait for, by name.
+    pub phases: Vec<String>,
     /// Clients in a closed loop.
     pub clients: usize,
     /// Also hit the last worker or front end.
@@ -84,9 +90,13 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChaosError {
-    /// `--only` names something else.
-    #[error("--only {name}: no such fault; there are {known}")]
-    Only {
+    /// An option names something that there is not.
+    #[error("--{option} {name}: no such {what}; there are {known}")]
+    Unknown {
+        /// Which option.
+        option: &'static str,
+        /// What it names.
+        what: &'static str,
         /// What was given.
         name: String,
         /// What there is.
@@ -144,7 +154,7 @@ pub enum ChaosError {
 impl ChaosError {
     /// Whether the command line or a configuration is at fault, rather than what was started.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Only { .. } | Self::NothingPossible(_) | Self::Node { .. })
+        matches!(self, Self::Unknown { .. } | Self::NothingPossible(_) | Self::Node { .. })
     }
 }
 
@@ -172,16 +182,36 @@ pub fn faults_text() -> String {
 
 /// The kinds with these names; all if there are none.
 fn kinds(names: &[String]) -> Result<Vec<Kind>, ChaosError> {
-    if names.is_empty() {
-        return Ok(KINDS.iter().map(|(kind, ..)| *kind).collect());
+    let known: Vec<_> = KINDS.iter().map(|(kind, name, ..)| (*kind, *name)).collect();
+    match names {
+        [] => Ok(known.into_iter().map(|(kind, _)| kind).collect()),
+        names => chosen(names, ("only", "fault"), &known),
     }
-    let kind = |name: &String| {
-        Kind::named(name).ok_or_else(|| {
-            let known: Vec<_> = KINDS.iter().map(|(_, name, ..)| *name).collect();
-            ChaosError::Only { name: name.clone(), known: known.join(", ") }
+}
+
+/// What may be hit, of these names.
+fn victims(names: &[String]) -> Result<Vec<Part>, ChaosError> {
+    chosen(names, ("victims", "part"), &Part::ALL.map(|part| (part, part.name())))
+}
+
+/// The phases of these names.
+fn phases(names: &[String]) -> Result<Vec<Phase>, ChaosError> {
+    chosen(names, ("phases", "phase"), &Phase::ALL.map(|phase| (phase, phase.name())))
+}
+
+fn chosen<T: Copy>(
+    names: &[String],
+    (option, what): (&'static str, &'static str),
+    known: &[(T, &str)],
+) -> Result<Vec<T>, ChaosError> {
+    let one = |name: &String| {
+        let found = known.iter().find(|(_, known)| known == name);
+        found.map(|(one, _)| *one).ok_or_else(|| {
+            let known: Vec<_> = known.iter().map(|(_, name)| *name).collect();
+            ChaosError::Unknown { option, what, name: name.clone(), known: known.join(", ") }
         })
     };
-    names.iter().map(kind).collect()
+    names.iter().map(one).collect()
 }
 
 #[cfg(test)]
@@ -196,6 +226,10 @@ mod tests {
         let error = kinds(&["Kill".to_owned()]).unwrap_err();
         assert!(error.is_usage());
         assert!(error.to_string().contains("Kill: no such fault; there are kill, stop, drain"));
+        assert_eq!(victims(&["decode".to_owned()]).unwrap(), [Part::Decode]);
+        assert_eq!(phases(&[]).unwrap(), []);
+        let error = phases(&["lost".to_owned()]).unwrap_err().to_string();
+        assert!(error.starts_with("--phases lost: no such phase; there are queued, "), "{error}");
         assert_eq!(faults_text().lines().count(), KINDS.len());
     }
 }

@@ -1,5 +1,6 @@
 //! What a run found: a table for people, JSON for machines.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 use super::checks::Slack;
 use super::inject::Outcome;
 use super::ledger::{Contents, Totals, Violation};
-use super::plan::{Kind, Planned, Role, Tolerance};
+use super::plan::{Kind, Part, Phase, Planned, Role, Tolerance};
 use super::site::Usage;
 
 /// All that a run found.
@@ -23,6 +24,8 @@ pub struct Report {
     duration_s: f64,
     nodes: Vec<NodeReport>,
     full_ranks: u64,
+    /// Of those that prefill for others.
+    full_prefill_ranks: u64,
     requests: Totals,
     /// Complete answers by what was asked.
     answers: serde_json::Map<String, serde_json::Value>,
@@ -31,6 +34,8 @@ pub struct Report {
     /// The wait for the first part of each of them.
     calm_first_ms: Spread,
     kinds: Vec<KindReport>,
+    /// In which phases requests were caught.
+    caught: Vec<Caught>,
     left_out: Vec<LeftOut>,
     violations_total: usize,
     violations: Vec<Violation>,
@@ -77,6 +82,20 @@ struct KindReport {
     heal_ms: Spread,
 }
 
+/// How many faults of one kind, on one kind of victim, caught requests in each phase. One that caught
+/// some in two phases counts in both.
+#[derive(Debug, Serialize)]
+struct Caught {
+    kind: Kind,
+    victim: Part,
+    count: usize,
+    phases: BTreeMap<Phase, usize>,
+    /// They caught none.
+    idle: usize,
+    /// A node did not say.
+    unseen: usize,
+}
+
 /// One fault.
 #[derive(Debug, Serialize)]
 struct FaultReport {
@@ -85,6 +104,7 @@ struct FaultReport {
     #[serde(flatten)]
     outcome: Outcome,
     at_frontend: bool,
+    victim: Option<Part>,
     tolerated: Tolerance,
     touched: usize,
     failed: usize,
@@ -132,6 +152,7 @@ pub(super) struct Findings {
     pub(super) interrupted: bool,
     pub(super) nodes: Vec<NodeReport>,
     pub(super) full_ranks: u64,
+    pub(super) full_prefill_ranks: u64,
     pub(super) ledger: Contents,
     /// Each fault with what came of it, in order.
     pub(super) faults: Vec<(Planned, Outcome)>,
@@ -148,6 +169,7 @@ impl Report {
             .zip(&ledger.windows)
             .map(|((planned, outcome), window)| FaultReport {
                 at_frontend: planned.target.is_some_and(|node| findings.nodes[node].role.frontend),
+                victim: planned.target.map(|node| findings.nodes[node].role.part()),
                 planned,
                 outcome,
                 tolerated: window.tolerated,
@@ -176,11 +198,13 @@ impl Report {
             duration_s: (findings.duration.as_secs_f64() * 10.0).round() / 10.0,
             nodes: findings.nodes,
             full_ranks: findings.full_ranks,
+            full_prefill_ranks: findings.full_prefill_ranks,
             requests: ledger.totals,
             answers: ledger.by_ask.iter().map(|(n, c)| ((*n).to_owned(), (*c).into())).collect(),
             calm_gap_ms: Spread::of(ledger.calm.iter().map(|(_, gap)| ms(*gap)).collect()),
             calm_first_ms: Spread::of(ledger.calm.iter().map(|(first, _)| ms(*first)).collect()),
             kinds: kinds.into_iter().map(|kind| KindReport::of(kind, &rows)).collect(),
+            caught: Caught::of_all(&rows),
             left_out: findings.left_out.iter().map(|&(kind, why)| LeftOut { kind, why }).collect(),
             violations_total: ledger.violations_total,
             violations: ledger.violations,
@@ -203,6 +227,7 @@ impl Report {
     /// For people.
     pub fn to_text(&self) -> String {
         let mut text = self.table();
+        text.push_str(&self.caught_table());
         let (gap, first) = (self.calm_gap_ms, self.calm_first_ms);
         // A `String` takes every write.
         let _ = writeln!(
@@ -252,6 +277,27 @@ impl Report {
         })
     }
 
+    /// Faults by the phases in which they caught requests.
+    fn caught_table(&self) -> String {
+        if self.caught.is_empty() {
+            return String::new();
+        }
+        let mut text = format!("\n{:<22}{:<12}{:>6}", "fault", "of", "count");
+        for phase in Phase::ALL {
+            let _ = write!(text, "{:>14}", phase.name());
+        }
+        let _ = writeln!(text, "{:>7}{:>8}", "idle", "unseen");
+        for row in &self.caught {
+            let _ =
+                write!(text, "{:<22}{:<12}{:>6}", row.kind.name(), row.victim.name(), row.count);
+            for phase in Phase::ALL {
+                let _ = write!(text, "{:>14}", row.phases.get(&phase).copied().unwrap_or(0));
+            }
+            let _ = writeln!(text, "{:>7}{:>8}", row.idle, row.unseen);
+        }
+        text
+    }
+
     fn table(&self) -> String {
         let mut text = format!(
             "{:<22}{:>6}{:>9}{:>8}{:>9}{:>7}{:>22}{:>22}{:>18}\n",
@@ -284,6 +330,30 @@ impl Report {
             text.push('\n');
         }
         text
+    }
+}
+
+impl Caught {
+    fn of_all(rows: &[FaultReport]) -> Vec<Self> {
+        let mut found = BTreeMap::new();
+        for row in rows {
+            let Some(victim) = row.victim else { continue };
+            let kind = row.planned.fault.kind();
+            let phases = BTreeMap::new();
+            let new = || Self { kind, victim, count: 0, phases, idle: 0, unseen: 0 };
+            let caught = found.entry((kind, victim)).or_insert_with(new);
+            caught.count += 1;
+            match &row.outcome.phases {
+                None => caught.unseen += 1,
+                Some(phases) if phases.is_empty() => caught.idle += 1,
+                Some(phases) => {
+                    for phase in phases.keys() {
+                        *caught.phases.entry(*phase).or_default() += 1;
+                    }
+                }
+            }
+        }
+        found.into_values().collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use expect_test::expect;
 
 use super::super::ledger::Window;
-use super::super::plan::Action;
+use super::super::plan::{Action, Work};
 use super::*;
 
 /// A ledger's contents with faults that made these gaps, in milliseconds.
@@ -20,20 +20,21 @@ fn contents(gaps: &[u64]) -> Contents {
 }
 
 fn node(name: &str, frontend: bool) -> NodeReport {
-    let role = Role { frontend, worker: !frontend };
+    let role = Role { frontend, worker: (!frontend).then_some(Work::Decode) };
     NodeReport { name: name.to_owned(), role, starts: 3, before: None, after: None }
 }
 
 fn findings(violations: Vec<Violation>) -> Findings {
     let planned = |index, fault| {
         let target = Some(1 - index % 2);
-        Planned { index, pause_ms: 1, target, fault }
+        Planned { index, pause_ms: 1, target, aim: None, fault }
     };
     let outcome = |hit: &str, heal: f64| Outcome {
         hit: hit.to_owned(),
         heal_ms: Some(heal),
         no_effect: false,
         replaced: 0,
+        phases: Some(BTreeMap::from([(Phase::Lent, 2), (Phase::Decoding, 1)])),
     };
     let mut ledger = contents(&[40, 50, 9]);
     ledger.windows[1].failed = 2;
@@ -47,13 +48,14 @@ fn findings(violations: Vec<Violation>) -> Findings {
         interrupted: false,
         nodes: vec![node("front", true), node("w1", false)],
         full_ranks: 3,
+        full_prefill_ranks: 0,
         ledger,
         faults: vec![
             (planned(0, Action::Kill { down_ms: 5 }), outcome("w1", 300.0)),
             (planned(1, Action::Kill { down_ms: 5 }), outcome("w1", 400.0)),
             (
                 planned(2, Action::EngineHang { ms: 9 }),
-                Outcome { no_effect: true, replaced: 1, ..outcome("w1", 2000.0) },
+                Outcome { no_effect: true, replaced: 1, phases: None, ..outcome("w1", 2000.0) },
             ),
         ],
         left_out: vec![(Kind::Etcd, "needs --etcd")],
@@ -74,6 +76,11 @@ fn the_table_has_a_line_for_each_kind_and_the_verdict_comes_last() {
         kill (front end)           1       10       2        1      0              50/50/50                 0/0/0           400/400
         engine_hang                1       10       0        0      0                 9/9/9                 0/0/0         2000/2000  1 without effect  1 processes replaced
 
+        fault                 of           count        queued    prefilling          lent      reserved  transferring      decoding   idle  unseen
+        kill                  front_end        1             0             0             1             0             0             1      0       0
+        kill                  decode           1             0             0             1             0             0             1      0       0
+        engine_hang           decode           1             0             0             0             0             0             0      0       1
+
         calm streams: 1, gap ms 4/4/4, first ms 3/3/3
         requests: 30, complete 28, failed 2 (1 excused by their fault), wrong 0
         starts of processes: front 3, w1 3
@@ -92,6 +99,8 @@ fn json_has_the_schedule_and_the_seed() {
     assert_eq!((&value["seed"], &value["verdict"]), (&7.into(), &"ok".into()));
     assert_eq!(value["faults"][0]["fault"]["kind"], "kill");
     assert_eq!(value["faults"][2]["heal_ms"], 2000.0);
+    assert_eq!(value["faults"][0]["phases"], serde_json::json!({ "lent": 2, "decoding": 1 }));
+    assert_eq!(value["caught"][1]["phases"]["decoding"], 1);
     let kind =
         |index: usize| (&value["kinds"][index], value["kinds"][index]["at_frontend"] == true);
     assert_eq!((kind(0).1, &kind(0).0["gap_ms"]["max"]), (false, &40.0.into()));

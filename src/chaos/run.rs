@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use super::asks::{Ask, asks, longest};
@@ -13,9 +14,9 @@ use super::ledger::Ledger;
 use super::load::{Clients, Load, ask_once};
 use super::plan::{Field, Planned, Schedule};
 use super::report::{Findings, NodeReport, Report};
-use super::site::{Usage, has_netem};
+use super::site::{Ranks, Usage, has_netem};
 use super::victims::Victims;
-use super::{ChaosError, Interrupt, Options, kinds};
+use super::{ChaosError, Interrupt, Options, kinds, phases, victims};
 
 /// Load before the first fault, to warm up what is compared in the end.
 const WARM_UP: Duration = Duration::from_secs(3);
@@ -44,6 +45,8 @@ pub async fn run(
         roles: cluster.nodes.iter().map(|node| node.role).collect(),
         injectable: cluster.nodes.iter().map(|node| node.injectable).collect(),
         kinds: wanted,
+        victims: victims(&options.victims)?,
+        phases: phases(&options.phases)?,
         allow_outage: options.allow_outage,
         processes: options.attach.is_empty(),
         namespaces: cluster.net.is_some(),
@@ -60,7 +63,7 @@ pub async fn run(
     }
     let models = cluster.ready(options.heal).await?;
     let ranks: Vec<_> = cluster.full.iter().map(|(_, ranks)| ranks.to_string()).collect();
-    say(&format!("ready: {} nodes, {} ranks", cluster.nodes.len(), ranks.join("/")));
+    say(&format!("ready: {} nodes, {}", cluster.nodes.len(), ranks.join("; ")));
     let run = Run { options, interrupt, cluster, schedule, logs };
     run.go(models, say).await
 }
@@ -108,13 +111,17 @@ impl Run<'_> {
             before,
             after,
         });
+        let full = |count: fn(&Ranks) -> u64| {
+            self.cluster.full.iter().map(|(_, ranks)| count(ranks)).max().unwrap_or(0)
+        };
         let findings = Findings {
             command: self.options.command.clone(),
             seed: self.options.seed,
             duration: began.elapsed(),
             interrupted: self.interrupt.is_set(),
             nodes: nodes.collect(),
-            full_ranks: self.cluster.full.iter().map(|(_, ranks)| *ranks).max().unwrap_or(0),
+            full_ranks: full(|ranks| ranks.decode),
+            full_prefill_ranks: full(|ranks| ranks.prefill),
             ledger: load.ledger.read(),
             faults,
             left_out: self.schedule.left_out.clone(),
@@ -131,12 +138,13 @@ impl Run<'_> {
         let model = models.first().ok_or_else(|| none("no model is served"))?;
         let frontends = self.cluster.frontends(self.options.key.as_ref());
         let to = frontends.first().ok_or_else(|| none("there is no front end"))?;
-        let asks = asks(model);
+        let is_split = self.cluster.full.iter().any(|(_, ranks)| ranks.prefill > 0);
+        let asks = asks(model, is_split);
         let mut expected = Vec::with_capacity(asks.len());
         for ask in &asks {
             expected.push(self.right_answer(to, ask).await?);
         }
-        let ask = longest(model);
+        let ask = longest(model, is_split);
         let victims = Victims { expected: self.right_answer(to, &ask).await?, ask };
         let names = asks.iter().map(|ask| (ask.name, ask.stream)).collect();
         let load = Load {
@@ -144,13 +152,14 @@ impl Run<'_> {
             frontends,
             ledger: Ledger::new(names, expected, self.cluster.migration_limit as usize),
             asks,
+            salts: is_split.then(AtomicU64::default),
             limit: self.options.request,
         };
         Ok((Arc::new(load), victims))
     }
 
     async fn right_answer(&self, to: &Endpoint, ask: &Ask) -> Result<Answer, ChaosError> {
-        match ask_once(to, 0, ask, self.options.request).await.ending {
+        match ask_once(to, 0, ask, None, self.options.request).await.ending {
             Ending::Complete(answer) => Ok(answer),
             other => Err(ChaosError::NoAnswer(format!("{} was answered with {other:?}", ask.name))),
         }
@@ -207,8 +216,11 @@ fn line(planned: &Planned, outcome: &Outcome, at: Duration, violations: usize) -
         0 => String::new(),
         count => format!("; {count} violations so far"),
     };
+    let phases = outcome.phases.iter().flatten().map(|(phase, count)| format!(", {count} {phase}"));
+    let phases: String = phases.collect();
     let (index, kind, hit) = (planned.index, planned.fault.kind(), &outcome.hit);
-    format!("{:7.1} s  {index:4} {kind:<18} {hit}: {healed}{shown}{violated}", at.as_secs_f64())
+    let at = at.as_secs_f64();
+    format!("{at:7.1} s  {index:4} {kind:<18} {hit}{phases}: {healed}{shown}{violated}")
 }
 
 /// Makes the folder for logs.

@@ -24,8 +24,9 @@ impl Victims {
         for number in 0..clients {
             let Some(to) = load.frontends.get(number % load.frontends.len().max(1)) else { break };
             let (to, ask, limit) = (to.clone(), self.ask.clone(), load.limit);
+            let text = ask.salted(load.salt());
             tasks.spawn(async move {
-                let Ok((_, body)) = open(&to, ask.path, Some(&ask.body), false).await else {
+                let Ok((_, body)) = open(&to, ask.path, Some(&text), false).await else {
                     return false;
                 };
                 let mut transcript = Transcript::new(ask.choices, ask.usage);
@@ -51,7 +52,8 @@ impl Victims {
             return Ending::Refused("there is no front end".to_owned());
         };
         let ask = &self.ask;
-        let mut body = match open(to, ask.path, Some(&ask.body), true).await {
+        let text = ask.salted(load.salt());
+        let mut body = match open(to, ask.path, Some(&text), true).await {
             Ok((_, body)) => body,
             Err(error) => return Ending::Refused(error.to_string()),
         };

@@ -42,6 +42,13 @@ pub struct ChaosArgs {
     /// Only these kinds of faults, separated by commas
     #[arg(long, value_name = "KIND,…", value_delimiter = ',')]
     pub only: Vec<String>,
+    /// Hit only these: front_end, aggregated, prefill, decode
+    #[arg(long, value_name = "PART,…", value_delimiter = ',')]
+    pub victims: Vec<String>,
+    /// Wait before each fault until a request of the victim is in one of these phases, in turns: queued,
+    /// prefilling, lent, reserved, transferring, decoding
+    #[arg(long, value_name = "PHASE,…", value_delimiter = ',')]
+    pub phases: Vec<String>,
     /// Clients that ask, each one request at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 12)]
     pub clients: usize,
@@ -108,6 +115,8 @@ impl ChaosArgs {
             faults,
             duration,
             only: self.only.clone(),
+            victims: self.victims.clone(),
+            phases: self.phases.clone(),
             clients: self.clients,
             allow_outage: self.allow_outage,
             netns: self.netns,
@@ -139,8 +148,9 @@ impl ChaosArgs {
         if let Some(duration) = self.duration {
             flag("duration", duration.to_string());
         }
-        if !self.only.is_empty() {
-            flag("only", self.only.join(","));
+        let lists = [("only", &self.only), ("victims", &self.victims), ("phases", &self.phases)];
+        for (name, list) in lists.iter().filter(|(_, list)| !list.is_empty()) {
+            flag(name, list.join(","));
         }
         flag("clients", self.clients.to_string());
         flag("pause-ms", self.pause_ms.to_string());
@@ -260,13 +270,14 @@ mod tests {
 
     #[test]
     fn the_reported_command_gives_the_same_run_again() {
-        let args = parsed("--node a.yaml --node b.yaml --only kill,stop --netns").unwrap();
+        let args = parsed("--node a.yaml --node b.yaml --only kill,stop --victims decode --netns")
+            .unwrap();
         let first = args.options(None).unwrap();
         let words = first.command.strip_prefix("cuelight chaos ").unwrap();
         let again = parsed(words).unwrap().options(None).unwrap();
         assert_eq!(
-            (first.seed, &first.only, &first.nodes),
-            (again.seed, &again.only, &again.nodes)
+            (first.seed, &first.only, &first.victims, &first.nodes),
+            (again.seed, &again.only, &again.victims, &again.nodes)
         );
         assert_eq!(again.command, first.command);
         assert_eq!((first.faults, first.duration), (Some(FAULTS), None));

@@ -13,9 +13,13 @@ pub fn check(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
         let _ = out.write_all(config::reference().as_bytes());
         return 0;
     }
-    let profile = if args.config.is_some() { Profile::Node } else { Profile::Serve };
-    match config::load(args.config.as_deref(), &args.set, profile) {
-        Ok(_) => {
+    let checked = match (&args.config, &args.node) {
+        (None, _) => config::load(None, &args.set, Profile::Serve).map(|_| ()),
+        (Some(file), None) => config::load_all(file, &args.set).map(|_| ()),
+        (Some(file), Some(name)) => config::load_node(file, name, &args.set).map(|_| ()),
+    };
+    match checked {
+        Ok(()) => {
             let what = args.config.as_deref().map(|file| file.display().to_string());
             let _ = writeln!(out, "{}: ok", what.as_deref().unwrap_or("configuration"));
             0
@@ -33,7 +37,7 @@ mod tests {
 
     fn run(config: Option<&str>, set: &[&str], reference: bool) -> (u8, String, String) {
         let set = set.iter().map(|set| (*set).to_owned()).collect();
-        let args = CheckArgs { config: config.map(Into::into), set, reference };
+        let args = CheckArgs { config: config.map(Into::into), node: None, set, reference };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = check(&args, &mut out, &mut err);
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
@@ -47,6 +51,31 @@ mod tests {
         let (code, out, err) = run(Some("configs/sim.yaml"), &["a=1", "b=2"], false);
         assert_eq!((code, out.as_str()), (USAGE, ""));
         assert!(err.starts_with("configs/sim.yaml: 2 problems\n  --set: a: unknown key"), "{err}");
+    }
+
+    #[test]
+    fn all_nodes_of_a_file_are_checked_or_one_of_them() {
+        let file = std::env::temp_dir().join(format!("cuelight-nodes-{}", std::process::id()));
+        let text = "node: {name: a}\nfrontend:\n---\nnode: {name: b}\nworker: {threads: 0}\n";
+        std::fs::write(&file, text).unwrap();
+        let check = |node: Option<&str>| {
+            let node = node.map(str::to_owned);
+            let config = Some(file.clone());
+            let args = CheckArgs { config, node, set: Vec::new(), reference: false };
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            let code = super::check(&args, &mut out, &mut err);
+            (code, String::from_utf8(out).unwrap() + &String::from_utf8(err).unwrap())
+        };
+        for (node, code, said) in [
+            (Some("a"), 0, ": ok\n"),
+            (Some("b"), USAGE, "1 problem\n  line 5: worker.threads = 0: "),
+            (None, USAGE, "1 problem\n  line 5: worker.threads = 0: "),
+            (Some("c"), USAGE, "holds no node c, but a, b\n"),
+        ] {
+            let answer = check(node);
+            assert!(answer.0 == code && answer.1.contains(said), "{node:?}: {answer:?}");
+        }
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]

@@ -73,6 +73,9 @@ pub struct NodeArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// The node's name, in a file that holds several
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
     /// Set one key, over the file; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -84,11 +87,14 @@ pub struct CheckArgs {
     /// Configuration file; without one, what `serve` would run is checked
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Check this node only, in a file that holds several
+    #[arg(long, value_name = "NAME", requires = "config")]
+    pub node: Option<String>,
     /// Set one key, over the file; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Print all keys with their defaults as Markdown, and check nothing
-    #[arg(long, conflicts_with_all = ["config", "set"])]
+    #[arg(long, conflicts_with_all = ["config", "node", "set"])]
     pub reference: bool,
 }
 
@@ -165,8 +171,14 @@ mod tests {
 
     #[test]
     fn wrong_arguments_are_refused() {
-        let lines: [&[&str]; 5] =
-            [&[], &["node"], &["check", "--reference", "--set", "a=1"], &["serve", "x"], &["run"]];
+        let lines: [&[&str]; 6] = [
+            &[],
+            &["node"],
+            &["check", "--reference", "--set", "a=1"],
+            &["check", "--node", "a"],
+            &["serve", "x"],
+            &["run"],
+        ];
         for args in lines {
             let all = ["cuelight"].iter().chain(args);
             assert!(Cli::try_parse_from(all).unwrap_err().use_stderr(), "{args:?}");

@@ -14,6 +14,7 @@ use super::{
     Precision, Sim, Supervision, Tls, Worker, files,
 };
 use crate::engine::sim::{Formula, Law, Table, Timing};
+use crate::router::Role;
 
 /// Builds what the values say, and complains in `values` about what they must not say together.
 /// `None`: it is not even known what should run.
@@ -90,6 +91,7 @@ fn frontend(values: &mut Values, host: &Host, has_worker: bool) -> Frontend {
         tokenizer_cached_bytes: values.size("frontend.tokenizer_cached_mib") << 20,
         template_fuel: values.size("frontend.template_fuel") as u64,
         router: super::router::router(values),
+        disaggregation: super::transfer::disaggregation(values),
     }
 }
 
@@ -178,6 +180,8 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         load_timeout: values.time("worker.load_timeout_s"),
         max_hung_engines: values.size("worker.max_hung_engines"),
         sim: sim(values),
+        role: values.text("worker.role").and_then(|name| Role::named(&name)).unwrap_or_default(),
+        transfer: super::transfer::transfer(values),
         model,
     }
 }
@@ -309,7 +313,7 @@ impl Values {
         }
     }
 
-    fn switch(&self, key: &str) -> bool {
+    pub(super) fn switch(&self, key: &str) -> bool {
         match self.get(key) {
             Some(Value::Switch(on)) => on,
             other => panic!("the schema makes {key} {other:?}"),

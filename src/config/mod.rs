@@ -1,7 +1,7 @@
 //! The configuration: one YAML file, `--set key=value` over it, everything checked at once.
 //!
-//! Only [`load`] makes a [`Config`], so holding one is proof that it was checked. Every limit
-//! lives here with its default; docs and README list the same keys (a test compares them).
+//! Only [`load`] and its like make a [`Config`], so holding one is proof that it was checked. Every
+//! limit lives here with its default; docs and README list the same keys (a test compares them).
 
 mod build;
 mod cluster;
@@ -9,10 +9,12 @@ mod error;
 mod files;
 mod host;
 mod keys;
+mod nodes;
 mod read;
 mod reference;
 mod router;
 mod schema;
+mod transfer;
 mod value;
 mod yaml;
 
@@ -25,11 +27,12 @@ use std::time::Duration;
 
 pub use crate::actors::cluster::discovery::Discovery;
 pub use error::{ConfigErrors, Origin, Problem};
-pub use read::{Profile, load};
+pub use read::{Profile, load, load_all, load_node};
 pub use reference::reference;
+pub use transfer::{Disaggregation, Transfer, TransportKind};
 
 use crate::engine::sim::Timing;
-use crate::router::{Affinity, Mode, Policy, Weights};
+use crate::router::{Affinity, Mode, Policy, Role, Weights};
 
 /// What may run.
 #[derive(Clone, Debug, PartialEq)]
@@ -163,6 +166,8 @@ pub struct Frontend {
     pub template_fuel: u64,
     /// `frontend.router:`
     pub router: Router,
+    /// `frontend.disaggregation:`
+    pub disaggregation: Disaggregation,
 }
 
 /// A model as a front end offers it.
@@ -292,6 +297,10 @@ pub struct Worker {
     pub max_hung_engines: usize,
     /// `worker.sim`: timing of the `sim` engine.
     pub sim: Sim,
+    /// `worker.role`: what its ranks do. Default: prefill and decode.
+    pub role: Role,
+    /// `worker.transfer`: how their KV blocks travel.
+    pub transfer: Transfer,
 }
 
 /// Which engine a worker runs.

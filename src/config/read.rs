@@ -6,9 +6,10 @@ use std::path::Path;
 use super::build;
 use super::error::{ConfigErrors, Origin, Problem};
 use super::host::Host;
+use super::nodes::Nodes;
 use super::schema::{self, Key, Kind, keys};
 use super::value::{self, Value};
-use super::yaml::{self, Body, Node};
+use super::yaml::{self, Body, Document, Node};
 use super::{Config, files};
 
 /// What the configuration is for.
@@ -20,8 +21,8 @@ pub enum Profile {
     Node,
 }
 
-/// Reads the file, puts `sets` (each `key=value`) over it and checks everything, the files that it
-/// names included.
+/// Reads the file of one node, puts `sets` (each `key=value`) over it and checks everything, the
+/// files that it names included.
 ///
 /// # Errors
 /// Everything that is wrong, at once.
@@ -33,14 +34,47 @@ pub fn load(
     load_on(&Host::this(), file, sets, profile)
 }
 
+/// The same for the node of this name in a file that may hold several.
+///
+/// # Errors
+/// Everything that is wrong with the names in the file or with this node, at once.
+pub fn load_node(file: &Path, name: &str, sets: &[String]) -> Result<Config, ConfigErrors> {
+    let host = Host::this();
+    of_file(Some(file), |text| check_node(&host, text, Some(name), sets, Profile::Node))
+}
+
+/// The same for all nodes of a file, in its order.
+///
+/// # Errors
+/// Everything that is wrong, at once.
+pub fn load_all(file: &Path, sets: &[String]) -> Result<Vec<Config>, ConfigErrors> {
+    load_all_on(&Host::this(), file, sets)
+}
+
 pub(super) fn load_on(
     host: &Host,
     file: Option<&Path>,
     sets: &[String],
     profile: Profile,
 ) -> Result<Config, ConfigErrors> {
+    of_file(file, |text| check(host, text, sets, profile))
+}
+
+pub(super) fn load_all_on(
+    host: &Host,
+    file: &Path,
+    sets: &[String],
+) -> Result<Vec<Config>, ConfigErrors> {
+    of_file(Some(file), |text| check_all(host, text, sets))
+}
+
+/// Checks the text of a file, if there is one.
+fn of_file<T>(
+    file: Option<&Path>,
+    check: impl FnOnce(&str) -> Result<T, Vec<Problem>>,
+) -> Result<T, ConfigErrors> {
     match file.map(files::text).transpose() {
-        Ok(text) => check(host, text.as_deref().unwrap_or_default(), sets, profile),
+        Ok(text) => check(text.as_deref().unwrap_or_default()),
         Err(rule) => {
             let whole_file = Place { origin: Origin::File, key: String::new() };
             Err(vec![whole_file.problem(None, rule)])
@@ -49,29 +83,92 @@ pub(super) fn load_on(
     .map_err(|problems| ConfigErrors { file: file.map(Path::to_owned), problems })
 }
 
-/// Checks the text of a file together with `sets`.
+/// Checks the text of a file of one node together with `sets`.
 pub(super) fn check(
     host: &Host,
     text: &str,
     sets: &[String],
     profile: Profile,
 ) -> Result<Config, Vec<Problem>> {
-    let mut reader = Reader { host, values: Values::default(), seen: HashMap::new() };
-    let (root, faults) = yaml::parse(text);
-    for fault in faults {
-        let place = Place { origin: Origin::Line(fault.line), key: String::new() };
-        reader.complain(place.problem(None, fault.rule));
+    check_node(host, text, None, sets, profile)
+}
+
+/// Checks the node of this name, or the only one.
+pub(super) fn check_node(
+    host: &Host,
+    text: &str,
+    name: Option<&str>,
+    sets: &[String],
+    profile: Profile,
+) -> Result<Config, Vec<Problem>> {
+    let nodes = Nodes::of(text);
+    let checked = nodes.choose(name).map_err(|problem| vec![problem]);
+    match checked.and_then(|document| check_document(host, &nodes, document, sets, profile)) {
+        Ok(config) if nodes.problems.is_empty() => Ok(config),
+        checked => Err(in_order(nodes.problems, checked.err())),
     }
-    let readable = root.is_some() || reader.values.problems.is_empty();
-    if let Some(root) = root {
-        reader.root(&root);
+}
+
+/// Checks all nodes of a file, each together with `sets`.
+pub(super) fn check_all(
+    host: &Host,
+    text: &str,
+    sets: &[String],
+) -> Result<Vec<Config>, Vec<Problem>> {
+    let nodes = Nodes::of(text);
+    let (mut configs, mut wrong) = (Vec::new(), Vec::new());
+    for document in &nodes.documents {
+        match check_document(host, &nodes, document, sets, Profile::Node) {
+            Ok(config) => configs.push(config),
+            Err(problems) => wrong.push(problems),
+        }
+    }
+    let problems = in_order(nodes.problems, wrong);
+    if problems.is_empty() { Ok(configs) } else { Err(problems) }
+}
+
+/// All problems in the order of the file.
+fn in_order(
+    mut problems: Vec<Problem>,
+    more: impl IntoIterator<Item = Vec<Problem>>,
+) -> Vec<Problem> {
+    for problem in more.into_iter().flatten() {
+        // What is wrong with a `--set` is said once, not for every node.
+        if problem.origin != Origin::Set || !problems.contains(&problem) {
+            problems.push(problem);
+        }
+    }
+    problems.sort_by_key(|problem| problem.origin);
+    problems
+}
+
+/// Checks one node of a file together with `sets`.
+fn check_document(
+    host: &Host,
+    nodes: &Nodes,
+    document: &Document,
+    sets: &[String],
+    profile: Profile,
+) -> Result<Config, Vec<Problem>> {
+    let mut reader = Reader { host, values: Values::default(), seen: HashMap::new() };
+    if let Some(root) = &document.root {
+        reader.root(root);
     }
     sets.iter().for_each(|set| reader.set(set));
     let mut values = reader.values;
     // What a broken file says is unknown: what it does not say must not be held against it.
+    let readable = !document.is_refused();
     let config = if readable { build::config(&mut values, profile, host) } else { None };
-    values.problems.sort_by_key(|problem| problem.origin);
-    config.filter(|_| values.problems.is_empty()).ok_or(values.problems)
+    let mut problems = values.problems;
+    if nodes.documents.len() > 1 {
+        // What a node does not say is said of the line where it begins, or nobody knew which it is.
+        for problem in &mut problems {
+            if matches!(problem.origin, Origin::File | Origin::Default) {
+                problem.origin = Origin::Line(document.line);
+            }
+        }
+    }
+    config.filter(|_| problems.is_empty()).ok_or(problems)
 }
 
 /// A key where it was said.

@@ -1,7 +1,7 @@
 //! What a key is: its name, type, default, rule and one line of documentation.
 
 pub(super) use super::keys::keys;
-use super::{Cluster, Config, Frontend, Worker};
+use super::{Cluster, Config, Frontend, Transfer, Worker};
 use crate::router::Mode;
 
 /// One key of the configuration.
@@ -217,6 +217,10 @@ pub(super) fn frontend(config: &Config, limit: fn(&Frontend) -> f64) -> Option<f
 
 pub(super) fn worker(config: &Config, limit: fn(&Worker) -> f64) -> Option<f64> {
     config.worker.as_ref().map(limit)
+}
+
+pub(super) fn transfer(config: &Config, limit: fn(&Transfer) -> f64) -> Option<f64> {
+    config.worker.as_ref().map(|worker| limit(&worker.transfer))
 }
 
 pub(super) fn cluster(config: &Config, limit: fn(&Cluster) -> f64) -> Option<f64> {

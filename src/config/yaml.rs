@@ -24,7 +24,7 @@ pub(super) enum Body {
     List(Vec<Node>),
     /// Keys and values in the order of the text. Repeated keys are all there.
     Map(Vec<(Node, Node)>),
-    /// A tag or an alias, already complained about.
+    /// A tag, an alias or what cannot be read, already complained about.
     Refused,
 }
 
@@ -45,46 +45,67 @@ struct Open {
     items: Vec<Node>,
 }
 
-/// Reads one document. `None`: it is empty, or the faults say why it cannot be read.
+/// One document of a file.
+#[derive(Debug)]
+pub(super) struct Document {
+    /// Line where it begins, from 1.
+    pub(super) line: usize,
+    /// What it says; `None` if it is empty.
+    pub(super) root: Option<Node>,
+}
+
+/// Reads a text of at most one document. `None`: it is empty, or the faults say why not.
 pub(super) fn parse(text: &str) -> (Option<Node>, Vec<Fault>) {
+    let (mut documents, mut faults) = documents(text);
+    if let Some(second) = documents.get(1) {
+        faults.push(fault(second.line, "a second document begins; a value is one"));
+        return (None, faults);
+    }
+    (documents.pop().and_then(|document| document.root), faults)
+}
+
+/// Reads all documents of a text. If it cannot be read, there is one, whose root is refused.
+pub(super) fn documents(text: &str) -> (Vec<Document>, Vec<Fault>) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut faults = Vec::new();
     let mut open: Vec<Open> = Vec::new();
-    let mut root = None;
-    let mut documents = 0;
+    let mut documents: Vec<Document> = Vec::new();
     for event in Parser::<StrInput<'_>>::new_from_str(text) {
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {
-                let why = error.info();
+                let (line, why) = (error.marker().line().max(1), error.info());
                 let rule = format!("is not YAML: {why}; see to its indentation, colons and quotes");
-                faults.push(Fault { line: error.marker().line().max(1), rule });
-                return (None, faults);
+                return unreadable(faults, fault(line, &rule));
             }
         };
         let line = span.start.line().max(1);
         if let Event::DocumentStart(_) = event {
-            documents += 1;
-            if documents > 1 {
-                faults.push(fault(line, "a second document begins; a file holds one"));
-                return (None, faults);
-            }
+            documents.push(Document { line, root: None });
         }
         let opens = matches!(event, Event::SequenceStart(..) | Event::MappingStart(..));
         if opens && open.len() == DEEPEST {
-            faults.push(fault(line, "is nested too deeply; no key needs that"));
-            return (None, faults);
+            return unreadable(faults, fault(line, "is nested too deeply; no key needs that"));
         }
         let Some(node) = take(event, span, &mut open, &mut faults) else { continue };
-        match open.last_mut() {
-            Some(parent) => parent.items.push(node),
-            None => root = Some(node),
+        match (open.last_mut(), documents.last_mut()) {
+            (Some(parent), _) => parent.items.push(node),
+            (None, Some(document)) => document.root = Some(node).filter(|node| !is_empty(node)),
+            (None, None) => {}
         }
     }
-    // A document without content is an empty plain scalar.
-    let empty =
-        |node: &Node| matches!(&node.body, Body::Scalar { text, plain: true } if is_null(text));
-    (root.filter(|node| !empty(node)), faults)
+    (documents, faults)
+}
+
+fn unreadable(mut faults: Vec<Fault>, last: Fault) -> (Vec<Document>, Vec<Fault>) {
+    let line = last.line;
+    faults.push(last);
+    (vec![Document { line, root: Some(Node { line, body: Body::Refused }) }], faults)
+}
+
+/// Whether it is what a document without content is: an empty plain scalar.
+fn is_empty(node: &Node) -> bool {
+    matches!(&node.body, Body::Scalar { text, plain: true } if is_null(text))
 }
 
 /// Whether a plain scalar says that there is no value.

@@ -145,8 +145,8 @@ impl<E: Engine> Engine for Faulty<E> {
         self.engine.kv_pool()
     }
 
-    fn pulled(&mut self, leg: LegId, have_come: bool) {
-        self.engine.pulled(leg, have_come);
+    fn pulled(&mut self, leg: LegId, have: u32) {
+        self.engine.pulled(leg, have);
     }
 
     fn load(&self) -> Load {

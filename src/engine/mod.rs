@@ -97,9 +97,9 @@ pub trait Engine: Send {
     /// Whether a step would do anything.
     fn has_work(&self) -> bool;
 
-    /// The blocks that a leg asked for in [`StepOutput::pulls`] have come, or will not: then it computes
-    /// them. Nothing writes to them any more. Unknown legs are ignored.
-    fn pulled(&mut self, leg: LegId, have_come: bool);
+    /// Of the blocks that a leg asked for in [`StepOutput::pulls`] the first `have` have come; it computes
+    /// the others. Nothing writes to them any more. Unknown legs are ignored.
+    fn pulled(&mut self, leg: LegId, have: u32);
 
     /// Runs one step and says what happened.
     ///
@@ -130,19 +130,21 @@ pub struct StepOutput {
     pub kv_events: Vec<KvEvent>,
     /// Prompt and output tokens computed in this step.
     pub computed_tokens: usize,
-    /// Legs of [`Part::Prefill`] that are done.
+    /// What legs of [`Part::Prefill`] have computed, or found.
     pub prefilled: Vec<Prefilled>,
     /// Legs of [`Part::Decode`] that have blocks for what is to be fetched; [`Engine::pulled`] is awaited.
     pub pulls: Vec<PullOut>,
 }
 
-/// A prompt whose KV can be fetched until its leg is aborted.
+/// More of a prompt whose KV can be fetched, from now until its leg is aborted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefilled {
     /// The leg.
     pub leg: LegId,
-    /// The blocks of its leading tokens, in their order.
+    /// The blocks that follow those told before, in the order of its tokens.
     pub blocks: Vec<BlockId>,
+    /// Blocks that are still to come.
+    pub missing: u32,
 }
 
 /// Blocks that a leg wants to be fetched. They are not used before [`Engine::pulled`], also if the leg is
@@ -177,6 +179,8 @@ pub struct Started {
     pub leg: LegId,
     /// Tokens of its prompt (and prior output) whose KV blocks were found in the prefix cache.
     pub cached_tokens: u32,
+    /// Whether it waits for blocks from elsewhere.
+    pub fetches: bool,
 }
 
 /// One new token of one leg.

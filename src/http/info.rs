@@ -51,6 +51,7 @@ pub(super) fn health_of(
                 "ready": model.reason.is_none(),
                 "reason": model.reason,
                 "ranks_ready": model.ranks_ready,
+                "prefill_ranks_ready": model.prefill_ranks_ready,
                 "refused": model.refused,
                 "warnings": model.warnings,
             })
@@ -215,6 +216,7 @@ mod tests {
             model: "m".into(),
             reason: reason.map(str::to_owned),
             ranks_ready: usize::from(reason.is_none()),
+            prefill_ranks_ready: 0,
             refused: Vec::new(),
             warnings: Vec::new(),
         };
@@ -230,7 +232,7 @@ mod tests {
             assert_eq!((found.as_u16(), &body["status"]), (code, &status.into()), "{models:?}");
         }
         let (_, body) = health_of(&[model(Some("loading"))], false, &[]);
-        let expected = r#"{"id":"m","ready":false,"reason":"loading","ranks_ready":0,"refused":[],"warnings":[]}"#;
+        let expected = r#"{"id":"m","ready":false,"reason":"loading","ranks_ready":0,"prefill_ranks_ready":0,"refused":[],"warnings":[]}"#;
         assert_eq!(body["models"][0].to_string(), expected);
     }
 

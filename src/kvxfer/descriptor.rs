@@ -7,11 +7,12 @@ use bincode::{Decode, Encode};
 use super::error::XferError;
 use super::process::Process;
 use super::transport::RegionInfo;
+use super::words::WORD_BYTES;
 
 /// Larger descriptors are refused.
 const MAX_BYTES: usize = 1 << 20;
 /// First in every descriptor; a later version is refused by name.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// One transport of one process.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -43,6 +44,17 @@ pub(super) struct UcxEndpoint {
     pub(super) keys: Vec<(u64, Vec<u8>)>,
     /// For peers on the same host to watch.
     pub(super) process: Option<Process>,
+    pub(super) words: WordTable,
+}
+
+/// Where the words of a transport's grants lie ([`words`](super::words)).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct WordTable {
+    /// Of the first word.
+    pub(super) address: u64,
+    pub(super) count: u32,
+    /// Of `ucp_rkey_pack`.
+    pub(super) key: Vec<u8>,
 }
 
 impl Descriptor {
@@ -93,11 +105,14 @@ impl Descriptor {
             if ucx.keys.len() != self.regions.len() {
                 return bad(format!("{} keys, {} regions", ucx.keys.len(), self.regions.len()));
             }
-            let beyond = |(key, info): (&(u64, _), &RegionInfo)| {
-                key.0 == 0 || key.0.checked_add(info.bytes).is_none()
-            };
-            if ucx.keys.iter().zip(&self.regions).any(beyond) {
+            let leaves = |address: u64, bytes| address == 0 || address.checked_add(bytes).is_none();
+            let mut regions = ucx.keys.iter().zip(&self.regions);
+            if regions.any(|((address, _), info)| leaves(*address, info.bytes)) {
                 return bad("a region leaves the address space".into());
+            }
+            let WordTable { address, count, .. } = ucx.words;
+            if leaves(address, u64::from(count) * WORD_BYTES) {
+                return bad(format!("its {count} words leave the address space"));
             }
         }
         Ok(())
@@ -118,8 +133,9 @@ mod tests {
         let layout = Layout::block_major(sizes).unwrap();
         let (bytes, kind) = (layout.bytes(), MemoryKind::Host);
         let info = RegionInfo { region: RegionId(0), bytes, kind, device: 0, layout };
-        let ucx =
-            UcxEndpoint { worker: vec![1, 2, 3], keys: vec![(4096, vec![9; 10])], process: None };
+        let words = WordTable { address: 1 << 20, count: 8, key: vec![7; 9] };
+        let (worker, keys) = (vec![1, 2, 3], vec![(4096, vec![9; 10])]);
+        let ucx = UcxEndpoint { worker, keys, process: None, words };
         Descriptor::new(5, vec![info], Endpoint::Ucx(ucx))
     }
 
@@ -127,9 +143,13 @@ mod tests {
     fn what_was_published_is_understood_and_what_contradicts_itself_is_not() {
         let good = sample();
         assert_eq!(Descriptor::decode(&good.encode().unwrap()).unwrap(), good);
+        fn ucx(descriptor: &mut Descriptor) -> &mut UcxEndpoint {
+            let Endpoint::Ucx(ucx) = &mut descriptor.endpoint else { unreachable!() };
+            ucx
+        }
         type Spoil = fn(&mut Descriptor);
-        let spoil: [(&str, Spoil); 5] = [
-            ("version 2, this build speaks 1", |d| d.version = 2),
+        let spoil: [(&str, Spoil); 7] = [
+            ("version 1, this build speaks 2", |d| d.version = 1),
             ("region 1 at place 0", |d| d.regions[0].region = RegionId(1)),
             ("region 0 is smaller than its layout", |d| d.regions[0].bytes -= 1),
             ("1 keys, 2 regions", |d| {
@@ -138,9 +158,10 @@ mod tests {
                 d.regions.push(second);
             }),
             ("a region leaves the address space", |d| {
-                let Endpoint::Ucx(ucx) = &mut d.endpoint else { unreachable!() };
-                ucx.keys[0].0 = u64::MAX - 3;
+                ucx(d).keys[0].0 = u64::MAX - 3;
             }),
+            ("its 8 words leave the address space", |d| ucx(d).words.address = u64::MAX - 127),
+            ("its 8 words leave the address space", |d| ucx(d).words.address = 0),
         ];
         for (expected, spoil) in spoil {
             let mut bad = sample();

@@ -31,6 +31,9 @@ pub enum XferError {
     /// No such region, here or there.
     #[error("{what} region {} is not registered", region.0)]
     UnknownRegion { what: &'static str, region: RegionId },
+    /// Its name is a secret and not told.
+    #[error("the grant is unknown, or was withdrawn: grant anew")]
+    UnknownGrant,
     /// Never connected, disconnected, or lost.
     #[error("peer {} is not connected", peer.0)]
     UnknownPeer { peer: PeerId },
@@ -83,6 +86,7 @@ impl XferError {
             | Self::BadLayout(_)
             | Self::BadRange { .. }
             | Self::UnknownRegion { .. }
+            | Self::UnknownGrant
             | Self::Duplicate { .. }
             | Self::Refused { .. }
             | Self::Corrupt { .. }

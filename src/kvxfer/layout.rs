@@ -140,6 +140,18 @@ impl Layout {
             * self.head_bytes
     }
 
+    /// Whether the bytes of a block, in ascending order, mean the same in both pools.
+    pub fn is_arranged_like(&self, other: &Self) -> bool {
+        let shape = |l: &Self| (l.layers, l.planes, l.heads.clone(), l.block_tokens, l.head_bytes);
+        let order = |l: &Self| {
+            let s = &l.strides;
+            let mut axes = [(s.layer, 0), (s.plane, 1), (s.head, 2), (s.token, 3)];
+            axes.sort_unstable();
+            axes.map(|(_, axis)| axis)
+        };
+        shape(self) == shape(other) && order(self) == order(other)
+    }
+
     /// The byte ranges of blocks, ascending, neighbours merged: what a grant on them covers.
     ///
     /// # Errors

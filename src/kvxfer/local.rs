@@ -1,9 +1,8 @@
 //! Between ranks of one process: a thread that copies, a chunk of each pull in turn.
 
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::convert::Infallible;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
@@ -12,14 +11,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::commands::Commands;
 use super::descriptor::{Descriptor, Endpoint};
 use super::error::XferError;
-use super::layout::Layout;
+use super::front::{Command, Front, Kind, OTHER_TRANSPORT};
 use super::plan::{Cursor, Run};
-use super::region::{Memory, MemoryKind, Part};
+use super::region::Part;
 use super::shared::{Job, Shared, count};
-use super::transport::{
-    Counters, GrantId, Limits, PeerId, Pull, RegionId, RegionInfo, Sink, TransferId, Transport,
-    Withdrawal,
-};
+use super::transport::{Limits, PeerId, Sink, TransferId};
 
 /// The name in messages.
 const NAME: &str = "local";
@@ -29,19 +25,9 @@ const PIECES: usize = 4096;
 /// All local transports of this process, by instance.
 static INSTANCES: LazyLock<Mutex<FxHashMap<u128, Weak<Shared>>>> = LazyLock::new(Mutex::default);
 
-enum Command {
-    Connect(PeerId, Weak<Shared>),
-    Disconnect(PeerId),
-    Pull(Job),
-    Abort(TransferId),
-    Stop,
-}
-
 /// Copies between pools of one process.
 pub struct Local {
-    shared: Arc<Shared>,
-    commands: Arc<Commands<Command>>,
-    thread: Option<JoinHandle<()>>,
+    front: Front<Weak<Shared>, Infallible>,
 }
 
 impl Local {
@@ -50,110 +36,44 @@ impl Local {
     /// # Errors
     /// [`XferError::Unavailable`] if the system gives no thread.
     pub fn start(limits: Limits, sink: Sink) -> Result<Self, XferError> {
-        let unavailable = |e: std::io::Error| {
-            let why = e.to_string();
-            XferError::Unavailable { transport: NAME, why }
-        };
-        let shared = Shared::new(NAME, limits)?;
-        let commands = Arc::new(Commands::new(shared.command_limit()).map_err(unavailable)?);
-        let copier = Copier {
-            shared: shared.clone(),
-            commands: commands.clone(),
-            peers: FxHashMap::default(),
-            active: VecDeque::new(),
-            pieces: Vec::new(),
-        };
-        let thread = std::thread::Builder::new()
-            .name("kvxfer-local".into())
-            .spawn(move || copier.shared.clone().run_thread(&sink, |sink| copier.run(sink)))
-            .map_err(unavailable)?;
+        let shared = Shared::new(NAME, limits, None)?;
+        let front = Front::start(shared, sink, |shared, commands| {
+            let (peers, active, pieces) = (FxHashMap::default(), VecDeque::new(), Vec::new());
+            let copier = Copier { shared, commands, peers, active, pieces };
+            Ok(move |sink: &Sink| copier.run(sink))
+        })?;
         let mut instances = INSTANCES.lock().unwrap_or_else(PoisonError::into_inner);
-        instances.insert(shared.instance, Arc::downgrade(&shared));
-        Ok(Self { shared, commands, thread: Some(thread) })
+        instances.insert(front.shared.instance, Arc::downgrade(&front.shared));
+        Ok(Self { front })
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
         let mut instances = INSTANCES.lock().unwrap_or_else(PoisonError::into_inner);
-        instances.remove(&self.shared.instance);
-        drop(instances);
-        self.commands.push_end(Command::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // its panic was told as `Stopped`
-        }
+        instances.remove(&self.front.shared.instance);
     }
 }
 
-impl Transport for Local {
-    fn name(&self) -> &'static str {
-        NAME
+impl Kind for Local {
+    type Way = Weak<Shared>;
+    type Work = Infallible;
+
+    fn front(&self) -> &Front<Self::Way, Self::Work> {
+        &self.front
     }
 
-    fn register(&self, memory: Arc<Memory>, layout: Layout) -> Result<RegionId, XferError> {
-        self.shared.register(memory, layout, &[MemoryKind::Host])
+    fn endpoint(&self, _regions: usize) -> Endpoint {
+        Endpoint::Local
     }
 
-    fn descriptor(&self) -> Result<Vec<u8>, XferError> {
-        self.shared.describe(Endpoint::Local)
-    }
-
-    fn connect(&self, descriptor: &[u8]) -> Result<PeerId, XferError> {
-        let descriptor = Descriptor::decode(descriptor)?;
-        let bad = |why: &str| XferError::BadDescriptor { why: why.into() };
-        if descriptor.endpoint != Endpoint::Local {
-            return Err(bad("it is of another transport"));
+    fn way(&self, there: &Descriptor) -> Result<Self::Way, &'static str> {
+        if there.endpoint != Endpoint::Local {
+            return Err(OTHER_TRANSPORT);
         }
         let instances = INSTANCES.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = instances.get(&descriptor.instance).cloned();
-        drop(instances);
-        let there = found.ok_or_else(|| bad("it is of another process, or has ended"))?;
-        let (peer, new) = self.shared.add_peer(&descriptor)?;
-        if new && let Err(full) = self.commands.push(Command::Connect(peer, there)) {
-            self.shared.remove_peer(peer);
-            return Err(full);
-        }
-        Ok(peer)
-    }
-
-    fn peer_regions(&self, peer: PeerId) -> Result<Vec<RegionInfo>, XferError> {
-        self.shared.peer_regions(peer)
-    }
-
-    fn disconnect(&self, peer: PeerId) {
-        if self.shared.remove_peer(peer) {
-            self.commands.push_end(Command::Disconnect(peer));
-        }
-    }
-
-    fn grant(
-        &self,
-        grant: GrantId,
-        region: RegionId,
-        ranges: &[Range<u64>],
-    ) -> Result<(), XferError> {
-        self.shared.grant(grant, region, ranges)
-    }
-
-    fn withdraw(&self, grant: GrantId) -> Withdrawal {
-        self.shared.grants.remove(grant);
-        Withdrawal::Quiet
-    }
-
-    fn pull(&self, pull: Pull) -> Result<(), XferError> {
-        let transfer = pull.transfer;
-        let job = self.shared.admit(pull)?;
-        self.commands.push(Command::Pull(job)).inspect_err(|_| self.shared.dismiss(transfer))
-    }
-
-    fn abort(&self, transfer: TransferId) {
-        if self.shared.begin_abort(transfer) {
-            self.commands.push_end(Command::Abort(transfer));
-        }
-    }
-
-    fn counters(&self) -> Counters {
-        self.shared.counters()
+        let found = instances.get(&there.instance).cloned();
+        found.ok_or("it is of another process, or has ended")
     }
 }
 
@@ -167,7 +87,7 @@ struct Active {
 /// What the thread owns.
 struct Copier {
     shared: Arc<Shared>,
-    commands: Arc<Commands<Command>>,
+    commands: Arc<Commands<Command<Weak<Shared>, Infallible>>>,
     peers: FxHashMap<PeerId, Weak<Shared>>,
     active: VecDeque<Active>,
     pieces: Vec<Run>,
@@ -178,6 +98,7 @@ impl Copier {
         loop {
             for command in self.commands.take() {
                 match command {
+                    Command::Connect(peer, _) if !self.shared.knows(peer) => {} // lost since
                     Command::Connect(peer, there) => drop(self.peers.insert(peer, there)),
                     Command::Disconnect(peer) => {
                         self.peers.remove(&peer);

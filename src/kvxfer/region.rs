@@ -4,6 +4,9 @@ mod ffi;
 
 use bincode::{Decode, Encode};
 
+use super::layout::Layout;
+use crate::ids::BlockId;
+
 pub use ffi::Memory;
 pub(super) use ffi::wake_after;
 
@@ -21,4 +24,14 @@ pub enum MemoryKind {
 pub(super) struct Part {
     pub(super) offset: u64,
     pub(super) bytes: u64,
+}
+
+/// XXH3 of a block's bytes, in ascending order. `None` if the pool has no such block, or lies where the
+/// CPU cannot read it.
+pub fn block_checksum(memory: &Memory, layout: &Layout, block: BlockId) -> Option<u64> {
+    let ranges = layout.ranges(&[block]).ok().filter(|_| memory.kind() == MemoryKind::Host)?;
+    let part =
+        |range: std::ops::Range<u64>| Part { offset: range.start, bytes: range.end - range.start };
+    let parts: Vec<Part> = ranges.into_iter().map(part).collect();
+    Some(memory.checksum(&parts))
 }

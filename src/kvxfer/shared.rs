@@ -15,8 +15,9 @@ use super::layout::Layout;
 use super::plan::Run;
 use super::region::{Memory, MemoryKind};
 use super::transport::{
-    Counters, Event, Limits, PeerId, Pull, RegionId, RegionInfo, Sink, TransferId,
+    Counters, Event, GrantId, Limits, PeerId, Pull, RegionId, RegionInfo, Sink, TransferId,
 };
+use super::words::Words;
 
 /// One registered pool.
 #[derive(Clone, Debug)]
@@ -90,12 +91,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn new(name: &'static str, limits: Limits) -> Result<Arc<Self>, XferError> {
+    pub(super) fn new(
+        name: &'static str,
+        limits: Limits,
+        words: Option<Words>,
+    ) -> Result<Arc<Self>, XferError> {
         Ok(Arc::new(Self {
             name,
-            limits,
             instance: random(name)?,
-            grants: Grants::default(),
+            grants: Grants::new(limits.grants, words),
+            limits,
             stats: Stats::default(),
             regions: RwLock::default(),
             peers: Mutex::default(),
@@ -162,9 +167,13 @@ impl Shared {
         regions.get(region.0 as usize).cloned()
     }
 
-    pub(super) fn describe(&self, endpoint: Endpoint) -> Result<Vec<u8>, XferError> {
+    pub(super) fn describe(
+        &self,
+        regions: Vec<RegionInfo>,
+        endpoint: Endpoint,
+    ) -> Result<Vec<u8>, XferError> {
         self.running()?;
-        Descriptor::new(self.instance, self.region_infos(), endpoint).encode()
+        Descriptor::new(self.instance, regions, endpoint).encode()
     }
 
     pub(super) fn region_infos(&self) -> Vec<RegionInfo> {
@@ -204,6 +213,11 @@ impl Shared {
         lock(&self.peers).remove(&peer).is_some()
     }
 
+    /// Whether a peer is neither lost nor disconnected.
+    pub(super) fn knows(&self, peer: PeerId) -> bool {
+        lock(&self.peers).contains_key(&peer)
+    }
+
     pub(super) fn peer_regions(&self, peer: PeerId) -> Result<Vec<RegionInfo>, XferError> {
         let peers = lock(&self.peers);
         Ok(peers.get(&peer).ok_or(XferError::UnknownPeer { peer })?.regions.clone())
@@ -211,16 +225,29 @@ impl Shared {
 
     pub(super) fn grant(
         &self,
-        grant: super::GrantId,
+        region: RegionId,
+        ranges: &[Range<u64>],
+    ) -> Result<GrantId, XferError> {
+        self.running()?;
+        self.check_grant(region, ranges)?;
+        self.grants.add(random(self.name)?, region, ranges)
+    }
+
+    pub(super) fn extend(
+        &self,
+        grant: GrantId,
         region: RegionId,
         ranges: &[Range<u64>],
     ) -> Result<(), XferError> {
+        self.check_grant(region, ranges)?;
+        self.grants.extend(grant, region, ranges)
+    }
+
+    fn check_grant(&self, region: RegionId, ranges: &[Range<u64>]) -> Result<(), XferError> {
         let what = "a local";
         let known = self.region(region).ok_or(XferError::UnknownRegion { what, region })?;
-        for range in ranges {
-            check_range("a grant", range.start, range.end, known.memory.bytes())?;
-        }
-        self.grants.add(grant, region, ranges, self.limits.grants)
+        let bytes = known.memory.bytes();
+        ranges.iter().try_for_each(|range| check_range("a grant", range.start, range.end, bytes))
     }
 
     /// Checks a pull and counts it as in flight.
@@ -319,6 +346,7 @@ impl Shared {
     /// Runs a transport's thread; if it panics, tells all pulls so (not that they are quiet).
     pub(super) fn run_thread(&self, sink: &Sink, body: impl FnOnce(&Sink) -> Result<(), String>) {
         let ended = catch_unwind(AssertUnwindSafe(|| body(sink)));
+        self.grants.remove_all(); // a peer that reads by itself may still do so
         let why = match ended {
             Ok(Ok(())) => {
                 *lock(&self.stopped) = Some("it was dropped".to_owned());

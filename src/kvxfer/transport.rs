@@ -16,8 +16,8 @@ use super::region::{Memory, MemoryKind};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct TransferId(pub u128);
 
-/// The right to read some ranges, named by the side that is read. Whoever knows it may read them:
-/// draw it at random.
+/// The right to read some ranges, named by the transport that is read. Whoever knows the name may
+/// read them: it is drawn at random, and is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
 pub struct GrantId(pub u128);
 
@@ -102,15 +102,6 @@ pub enum Event {
 /// Where a transport's events go. Called on the transport's thread: hand over and return.
 pub type Sink = Box<dyn Fn(Event) + Send>;
 
-/// Whether what was granted is still being read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Withdrawal {
-    /// Nothing reads it any more, and nothing will.
-    Quiet,
-    /// A peer reads memory by itself (one-sided): only its word, or its end, proves quiet.
-    Unproven,
-}
-
 /// Moves bytes between this process's pools and those of peers.
 ///
 /// Calls return at once. Each has a thread of its own that sleeps when there is nothing to do.
@@ -148,20 +139,29 @@ pub trait Transport: Send + Sync {
     /// Ends the connection: its pulls fail, no [`Event::PeerDown`] follows.
     fn disconnect(&self, peer: PeerId);
 
-    /// Lets whoever names `grant` read ranges of a pool; more ranges may be added later.
+    /// Lets whoever knows the name that this returns read ranges of a pool. On ucx peers keep to the
+    /// ranges by themselves.
     ///
     /// # Errors
-    /// [`XferError::UnknownRegion`], [`XferError::BadRange`], [`XferError::Limit`].
-    fn grant(
+    /// [`XferError::UnknownRegion`], [`XferError::BadRange`], [`XferError::Limit`],
+    /// [`XferError::Stopped`]; [`XferError::Unavailable`] if the system gives no random numbers.
+    fn grant(&self, region: RegionId, ranges: &[Range<u64>]) -> Result<GrantId, XferError>;
+
+    /// Adds ranges to a grant, of the same pool or of another one.
+    ///
+    /// # Errors
+    /// [`XferError::UnknownGrant`], [`XferError::UnknownRegion`], [`XferError::BadRange`].
+    fn extend(
         &self,
         grant: GrantId,
         region: RegionId,
         ranges: &[Range<u64>],
     ) -> Result<(), XferError>;
 
-    /// Takes a grant back. Pulls that still read it fail there. An unknown grant is quiet, unless
-    /// the transport cannot know ([`Withdrawal::Unproven`]).
-    fn withdraw(&self, grant: GrantId) -> Withdrawal;
+    /// Takes a grant back. When this returns, no pull under it ends in [`Event::Done`] any more
+    /// unless it has read all its bytes already: the pool's owner may write to the ranges. Other
+    /// pulls fail with [`XferError::Refused`]. For an unknown grant nothing happens.
+    fn withdraw(&self, grant: GrantId);
 
     /// Starts a pull. Exactly one [`Event::Done`] or [`Event::Failed`] follows if it is accepted.
     ///

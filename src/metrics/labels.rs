@@ -80,6 +80,42 @@ label_values! {
 }
 
 label_values! {
+    /// Where a prompt was prefilled, and why there.
+    PrefillPlace {
+        /// On a rank that prefills.
+        Elsewhere = "elsewhere",
+        /// Where it is decoded: there was little to compute.
+        Short = "short",
+        /// Where it is decoded: most of it was cached.
+        Cached = "cached",
+        /// Where it is decoded: no rank that prefills was up.
+        Empty = "empty",
+        /// Where it is decoded: all ranks that prefill were full.
+        Full = "full",
+        /// Where it is decoded: something had gone wrong on the others.
+        Failing = "failing",
+        /// Where it is decoded, although it was to be prefilled elsewhere: that failed.
+        Fallback = "fallback",
+    }
+}
+
+label_values! {
+    /// What became of a sequence's KV that was to be fetched.
+    Fetched {
+        /// All of it has come.
+        Whole = "whole",
+        /// Some of it has come; the rest was computed.
+        Part = "part",
+        /// None of it has come; it was computed.
+        Nothing = "nothing",
+        /// Its leg ended before.
+        Cancelled = "cancelled",
+        /// Nothing was fetched, since too many blocks are in quarantine.
+        Quarantine = "quarantine",
+    }
+}
+
+label_values! {
     /// Why a connection of another node was turned away.
     Turned {
         /// It does not know the cookie.

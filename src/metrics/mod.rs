@@ -11,6 +11,7 @@ mod model;
 mod process;
 mod router;
 mod spans;
+mod transfer;
 mod worker;
 
 use std::collections::HashMap;
@@ -27,11 +28,14 @@ use prometheus_client::registry::{Metric, Registry};
 
 pub use cluster::ClusterMetrics;
 pub use histogram::{Histogram, Seconds, Tokens, Unit};
-pub use labels::{Cancellation, Counters, LabelValue, Migration, Outcome, Refusal, Turned};
+pub use labels::{
+    Cancellation, Counters, Fetched, LabelValue, Migration, Outcome, PrefillPlace, Refusal, Turned,
+};
 pub use mailbox::{Depth, Mailboxes, Queued};
 pub use model::{ModelMetrics, TextMetrics};
-pub use router::RouterMetrics;
+pub use router::{Pool, RouterMetrics};
 pub use spans::{SPANS, SpanCounts};
+pub use transfer::TransferMetrics;
 pub use worker::WorkerMetrics;
 
 use crate::ids::RankIndex;
@@ -54,9 +58,11 @@ pub struct Metrics {
     model_families: model::Families,
     models: Mutex<HashMap<String, Arc<ModelMetrics>>>,
     router_families: router::Families,
-    routers: Mutex<HashMap<String, Arc<RouterMetrics>>>,
+    routers: Mutex<HashMap<(String, Pool), Arc<RouterMetrics>>>,
     worker_families: worker::Families,
     workers: Mutex<HashMap<(String, u16), Arc<WorkerMetrics>>>,
+    transfer_families: transfer::Families,
+    transfers: Mutex<HashMap<(String, u16), Arc<TransferMetrics>>>,
 }
 
 /// What the HTTP side counts.
@@ -152,6 +158,8 @@ impl Metrics {
             routers: Mutex::default(),
             worker_families: worker::Families::register(&mut add),
             workers: Mutex::default(),
+            transfer_families: transfer::Families::register(&mut add),
+            transfers: Mutex::default(),
             registry,
         }
     }
@@ -171,11 +179,18 @@ impl Metrics {
         models.entry(name.to_owned()).or_insert_with(new).clone()
     }
 
-    /// The metrics of the router of one served model: ask once, keep the handle.
-    pub fn router(&self, model: &str) -> Arc<RouterMetrics> {
+    /// The metrics of a router of one served model: ask once, keep the handle.
+    pub fn router(&self, model: &str, pool: Pool) -> Arc<RouterMetrics> {
         let mut routers = self.routers.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(self.router_families.handles(model));
-        routers.entry(model.to_owned()).or_insert_with(new).clone()
+        let new = || Arc::new(self.router_families.handles(model, pool));
+        routers.entry((model.to_owned(), pool)).or_insert_with(new).clone()
+    }
+
+    /// What is counted of the KV blocks of one rank: ask once, keep the handle.
+    pub fn transfer(&self, worker: &str, rank: RankIndex) -> Arc<TransferMetrics> {
+        let mut transfers = self.transfers.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(self.transfer_families.handles(worker, rank));
+        transfers.entry((worker.to_owned(), rank.0)).or_insert_with(new).clone()
     }
 
     /// The metrics of one rank of a worker: ask once, keep the handle.

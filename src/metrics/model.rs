@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 
 use super::Adder;
 use super::histogram::{Histogram, Seconds, Tokens};
-use super::labels::{Cancellation, Counters, Migration, Outcome};
+use super::labels::{Cancellation, Counters, Migration, Outcome, PrefillPlace};
 
 /// Bounds in microseconds: 1 ms to 80 s.
 const TTFT: &[u64] = &[
@@ -79,6 +79,8 @@ pub struct ModelMetrics {
     pub cancellations: Counters<Cancellation>,
     /// Choices that were placed again.
     pub migrations: Counters<Migration>,
+    /// Where prompts were prefilled, on models that have ranks for it.
+    pub prefill_places: Counters<PrefillPlace>,
     /// Prompt tokens of all requests.
     pub prompt_tokens: Counter,
     /// Output tokens, counted as they arrive.
@@ -115,6 +117,12 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PlaceLabels {
+    model: String,
+    place: &'static str,
+}
+
 /// The families behind all models' handles.
 pub(super) struct Families {
     ttft: Family<Labels, Histogram<Seconds>>,
@@ -132,6 +140,7 @@ pub(super) struct Families {
     requests: Family<OutcomeLabels, Counter>,
     cancellations: Family<ReasonLabels, Counter>,
     migrations: Family<ReasonLabels, Counter>,
+    prefill_places: Family<PlaceLabels, Counter>,
     prompt_tokens: Family<Labels, Counter>,
     output_tokens: Family<Labels, Counter>,
     cached_tokens: Family<Labels, Counter>,
@@ -195,6 +204,10 @@ impl Families {
             requests: add.family("requests", "Requests that ended, by outcome"),
             cancellations: add.family("cancellations", "Requests that were cancelled, by reason"),
             migrations: add.family("migrations", "Choices that were placed again, by reason"),
+            prefill_places: add.family(
+                "prefill_places",
+                "Where prompts were prefilled, on models that have ranks for it",
+            ),
             prompt_tokens: add.family("prompt_tokens", "Prompt tokens of all requests"),
             output_tokens: add.family("output_tokens", "Output tokens of all requests"),
             cached_tokens: add.family("cached_tokens", "Prompt tokens found in the prefix cache"),
@@ -205,6 +218,7 @@ impl Families {
         let labels = Labels { model: model.to_owned() };
         let outcome = |outcome| OutcomeLabels { model: model.to_owned(), outcome };
         let reason = |reason| ReasonLabels { model: model.to_owned(), reason };
+        let place = |place| PlaceLabels { model: model.to_owned(), place };
         ModelMetrics {
             ttft: self.ttft.get_or_create_owned(&labels),
             inter_token_latency: self.inter_token_latency.get_or_create_owned(&labels),
@@ -223,6 +237,7 @@ impl Families {
             requests: Counters::new(&self.requests, outcome),
             cancellations: Counters::new(&self.cancellations, reason),
             migrations: Counters::new(&self.migrations, reason),
+            prefill_places: Counters::new(&self.prefill_places, place),
             prompt_tokens: self.prompt_tokens.get_or_create_owned(&labels),
             output_tokens: self.output_tokens.get_or_create_owned(&labels),
             cached_tokens: self.cached_tokens.get_or_create_owned(&labels),

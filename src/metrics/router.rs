@@ -50,9 +50,28 @@ pub struct RouterMetrics {
     pub gaps: Counter,
 }
 
+/// Which of a model's ranks a router chooses among.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pool {
+    /// Those that decode.
+    Decode,
+    /// Those that only prefill.
+    Prefill,
+}
+
+impl Pool {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Prefill => "prefill",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     model: String,
+    pool: &'static str,
 }
 
 /// The families behind all models' handles.
@@ -96,8 +115,8 @@ impl Families {
         }
     }
 
-    pub(super) fn handles(&self, model: &str) -> RouterMetrics {
-        let labels = Labels { model: model.to_owned() };
+    pub(super) fn handles(&self, model: &str, pool: Pool) -> RouterMetrics {
+        let labels = Labels { model: model.to_owned(), pool: pool.text() };
         RouterMetrics {
             decision: self.decision.get_or_create_owned(&labels),
             blocks: self.blocks.get_or_create_owned(&labels),

@@ -27,7 +27,7 @@ use crate::engine::schedule::Limits;
 use crate::engine::sim::{SimConfig, SimModel};
 use crate::engine::{Engine, EngineError, Sampling};
 use crate::ids::RankIndex;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Pool};
 use crate::text::{TextLimits, TextModel};
 
 /// The running supervision tree of one node.
@@ -62,6 +62,7 @@ impl Tree {
             step_timeout: worker.step_timeout,
             load_timeout: worker.load_timeout,
             tokenizer,
+            role: worker.role,
         });
         let cluster = meeting::prepare(&node)?;
         let args = root::Args { node: node.clone(), cluster, frontend: frontend.clone(), worker };
@@ -74,21 +75,21 @@ impl Tree {
 /// Reads all that the front end has to know about the models it offers. No weights are read.
 fn served_models(config: &Config, metrics: &Metrics) -> Result<Vec<Arc<ServedModel>>, StartError> {
     let Some(frontend) = &config.frontend else { return Ok(Vec::new()) };
-    let router = |name: &str| {
+    let router = |name: &str, pool: Pool| {
         let seed = RandomState::new().hash_one(name);
-        let metrics = metrics.router(name);
+        let metrics = metrics.router(name, pool);
         Arc::new(ModelRouter::new(name, &frontend.router, hash_key(config), seed, metrics))
     };
     let mut served = Vec::new();
     for OfferedModel { name, dir } in &frontend.models {
-        served.push(served_model(frontend, name, dir, frontend.max_context, router(name))?);
+        served.push(served_model(frontend, name, dir, frontend.max_context, router)?);
     }
     if let Some(worker) = &config.worker
         && !served.iter().any(|model| model.name == worker.served_name)
     {
         let cap = frontend.max_context.or(worker.max_context);
         let name = &worker.served_name;
-        served.push(served_model(frontend, name, &worker.model, cap, router(name))?);
+        served.push(served_model(frontend, name, &worker.model, cap, router)?);
     }
     served.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(served)
@@ -99,7 +100,7 @@ fn served_model(
     name: &str,
     dir: &Path,
     cap: Option<usize>,
-    router: Arc<ModelRouter>,
+    router: impl Fn(&str, Pool) -> Arc<ModelRouter>,
 ) -> Result<Arc<ServedModel>, StartError> {
     let card = read_card(dir)
         .map_err(|error| StartError::Model { dir: dir.to_owned(), source: Box::new(error) })?;
@@ -119,7 +120,8 @@ fn served_model(
         dir: dir.to_owned(),
         context: context(cap, &card),
         tokenizer: fingerprint(dir)?,
-        router,
+        router: router(name, Pool::Decode),
+        prefill: router(name, Pool::Prefill),
         sampling: suggested(&card),
         text: Arc::new(text),
     }))
@@ -233,13 +235,13 @@ fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
         host_blocks: worker.sim.host_blocks,
     };
     let answers = sim_answers(vocab);
-    Ok(SimModel::new(SimConfig {
+    SimModel::load(SimConfig {
         shape,
         seed: worker.sim.seed,
         answers,
         timing: worker.sim.timing.clone(),
         ..SimConfig::default()
-    }))
+    })
 }
 
 /// Ids in the middle half of the vocabulary: ordinary words in every tokenizer met so far, since

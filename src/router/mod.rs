@@ -8,11 +8,13 @@
 //! pick    the rank that gets it, by the router's mode
 //! queue   whose turn it is when all ranks are full
 //! affinity  which rank a session went to last
+//! disagg  whether a prompt is prefilled on another rank than it is decoded on
 //! ```
 //! Nothing here knows actors, links or clocks; `actors::router` feeds it and asks it.
 
 mod affinity;
 mod cost;
+mod disagg;
 mod follow;
 pub mod index;
 mod pick;
@@ -21,6 +23,7 @@ mod tiers;
 
 pub use affinity::{Affinity, Sessions};
 pub use cost::{Cached, RankLoad, Score, Weights};
+pub use disagg::{Place, PrefillRank, Role, Thresholds};
 pub use follow::{Follower, KvNews, Verdict};
 pub use pick::{Candidate, Mode, Picker};
 pub use queue::{Claim, Full, Policy, Queue, Ticket};

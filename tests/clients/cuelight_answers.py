@@ -25,9 +25,10 @@ def read(stream, on_chunk=lambda count: None):
     return dict(texts=texts, finishes=finishes, logprobs=logprobs, usage=usage), ranks
 
 
-def ask(client, on_chunk=lambda count: None, salt=None, **options):
+def ask(client, on_chunk=lambda count: None, salt=None, rank=None, session=None, **options):
     """Streams an answer; `salt` keeps what is cached of it to those who ask with the same one."""
-    body = {"ignore_eos": True, "return_ranks": True, **({"cache_salt": salt} if salt else {})}
+    wishes = {"cache_salt": salt, "rank": rank, "session": session}
+    body = {"ignore_eos": True, "return_ranks": True, **{name: wish for name, wish in wishes.items() if wish}}
     stream = client.completions.create(stream=True, stream_options={"include_usage": True}, extra_body=body,
                                        **{**LONG, **options})
     return read(stream, on_chunk)

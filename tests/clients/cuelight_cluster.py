@@ -83,6 +83,9 @@ class Node(Server):
     def ranks_ready(self):
         return json.loads(self.get("/health")[2])["models"][0]["ranks_ready"]
 
+    def prefill_ranks_ready(self):
+        return json.loads(self.get("/health")[2])["models"][0]["prefill_ranks_ready"]
+
 
 class Cluster:
     """Nodes that end with the test."""
@@ -102,8 +105,8 @@ class Cluster:
     def frontend(self, name="front", **sets):
         return self.add(name, ["frontend"], dotted(sets))
 
-    def worker(self, name, **sets):
-        return self.add(name, ["worker"], {"worker.model": SHIPPED, **dotted(sets)})
+    def worker(self, name, env=None, **sets):
+        return self.add(name, ["worker"], {"worker.model": SHIPPED, **dotted(sets)}, env)
 
     def wait_for_ranks(self, frontend, count):
         def all_linked():

@@ -31,7 +31,8 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
 FRONTEND_IDLE = ("cuelight_requests_active", "cuelight_stream_backlog_bytes", "cuelight_tokenizer_queue")
-WORKER_IDLE = ("cuelight_running", "cuelight_waiting", "cuelight_kv_blocks_used")
+WORKER_IDLE = ("cuelight_running", "cuelight_waiting", "cuelight_kv_blocks_used", "cuelight_kv_leases",
+               "cuelight_kv_pulls_in_flight", "cuelight_kv_blocks_quarantined")
 
 
 # Below those that the kernel gives to connections that go out: one of them could take it before its server does.
@@ -131,7 +132,7 @@ class Server:
 
         def idle():
             left = {name: value for name in names if (value := self.metric(name)) != 0.0}
-            left.update({actor: "lives" for actor in self.actors("Request", "Sequence")})
+            left.update({actor: "lives" for actor in self.actors("Request", "Sequence", "Transfer")})
             return left or True
         eventually("nothing runs and nothing is held", idle)
 

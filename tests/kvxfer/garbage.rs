@@ -6,7 +6,7 @@ use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
 use cuelight::kvxfer::tcp::{Listen, Tcp};
-use cuelight::kvxfer::{Event, GrantId, Limits, Transport};
+use cuelight::kvxfer::{Event, Limits, Transport};
 
 use super::moves::Rng;
 use super::peer::{BLOCK_BYTES, layout, pool};
@@ -32,7 +32,7 @@ fn strangers_are_sent_away_and_friends_still_served() {
         Limits { handshake: Duration::from_millis(300), peers: 8, runs: 100, ..Limits::default() };
     let server = Tcp::start(listen, limits, Box::new(|_| {})).unwrap();
     let region = server.register(pool(16), layout(16)).unwrap();
-    server.grant(GrantId(7), region, from_ref(&(0..16 * BLOCK_BYTES))).unwrap();
+    let grant = server.grant(region, from_ref(&(0..16 * BLOCK_BYTES))).unwrap();
     let address = server.address();
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
@@ -42,7 +42,7 @@ fn strangers_are_sent_away_and_friends_still_served() {
         let noise: Vec<u8> = (0..len).map(|_| rng.below(256) as u8).collect();
         assert_eq!(knock(address, &noise), b"");
     }
-    let mut wrong_token = b"CLKVXF\x00\x01".to_vec();
+    let mut wrong_token = b"CLKVXF\x00\x02".to_vec();
     wrong_token.extend([0; 16]);
     assert_eq!(knock(address, &wrong_token), b"");
     assert_eq!(knock(address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"), b"");
@@ -59,6 +59,7 @@ fn strangers_are_sent_away_and_friends_still_served() {
     assert_eq!(server.counters().rejected, 222);
 
     let mut puller = Puller::start("tcp", 16).unwrap();
+    puller.grant = grant;
     let id = puller.transport.connect(&server.descriptor().unwrap()).unwrap();
     let transfer = puller.pull(id, blocks(0, 16));
     assert_eq!(puller.event(), Event::Done { transfer, bytes: 16 * BLOCK_BYTES });
@@ -76,7 +77,7 @@ fn a_peer_that_answers_nonsense_is_lost() {
     )
     .unwrap();
     let region = real.register(pool(4), layout(4)).unwrap();
-    real.grant(GrantId(7), region, from_ref(&(0..1))).unwrap();
+    real.grant(region, from_ref(&(0..1))).unwrap();
     // A published address where somebody else answers.
     let published = replace_port(&real.descriptor().unwrap(), real.address().port(), port);
     let mut puller = Puller::start("tcp", 4).unwrap();

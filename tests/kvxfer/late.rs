@@ -1,185 +1,200 @@
-//! An owner that follows the ledger, over a transport that writes late on purpose.
+//! A transport that does what real ones were seen to do: it goes on writing after it has said that a
+//! pull failed, until it says that the pull is quiet.
 
-use std::collections::HashMap;
-use std::slice::from_ref;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use cuelight::ids::BlockId;
-use cuelight::kvxfer::late::{Late, Lateness, POISON};
-use cuelight::kvxfer::ledger::{Access, Census, Ledger, LedgerLimits, Level, Phase};
-use cuelight::kvxfer::local::Local;
 use cuelight::kvxfer::{
-    Event, GrantId, Limits, Memory, PeerId, Pull, RegionId, Run, TransferId, Transport,
+    Counters, Event, GrantId, Layout, Memory, PeerId, Pull, RegionId, RegionInfo, Run, Sink,
+    TransferId, Transport, XferError,
 };
 
-use super::moves::Rng;
-use super::peer::{BLOCK_BYTES, content, layout, pool};
-use super::puller::PATIENCE;
+/// What late writes write.
+pub(crate) const POISON: u8 = 0xDB;
 
-const BLOCKS: u32 = 32;
-/// What the owner's own work leaves in a block that it got.
-const MINE: u8 = 0x11;
-
-struct Owner {
-    transport: Late,
-    events: Receiver<Event>,
-    memory: Arc<Memory>,
-    ledger: Ledger<TransferId>,
-    _source: Local,
-    id: PeerId,
-    pulls: HashMap<TransferId, Vec<BlockId>>,
+/// How late it is, and whether it ever proves quiet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lateness {
+    /// From `Failed` to the late write; `Quiesced` follows it.
+    pub(crate) delay: Duration,
+    /// Keeps `Quiesced` back for ever: what a dead peer's stuck requests do.
+    pub(crate) never_quiet: bool,
 }
 
-impl Owner {
-    fn new(lateness: Lateness) -> Self {
-        let source = Local::start(Limits::default(), Box::new(|_| {})).unwrap();
-        let region = source.register(pool(BLOCKS), layout(BLOCKS)).unwrap();
-        source.grant(GrantId(7), region, from_ref(&(0..layout(BLOCKS).bytes()))).unwrap();
-        let (to, events) = channel();
-        let sink = Box::new(move |event| drop(to.send(event)));
-        let start = |sink| {
-            let local = Local::start(Limits::default(), sink)?;
-            Ok(Box::new(local) as Box<dyn Transport>)
+type Targets = Arc<Mutex<HashMap<TransferId, (RegionId, Vec<Run>)>>>;
+type Pools = Arc<Mutex<Vec<Arc<Memory>>>>;
+
+/// Another transport, made late.
+pub(crate) struct Late {
+    inner: Option<Box<dyn Transport>>,
+    targets: Targets,
+    pools: Pools,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Late {
+    /// Wraps the transport that `start` makes with the sink it is given.
+    pub(crate) fn start(
+        lateness: Lateness,
+        sink: Sink,
+        start: impl FnOnce(Sink) -> Result<Box<dyn Transport>, XferError>,
+    ) -> Result<Self, XferError> {
+        let (targets, pools) = (Targets::default(), Pools::default());
+        let (to, events): (Sender<Event>, Receiver<Event>) = channel();
+        let inner = start(Box::new(move |event| drop(to.send(event))))?;
+        let writer = Writer {
+            lateness,
+            sink,
+            targets: targets.clone(),
+            pools: pools.clone(),
+            due: VecDeque::new(),
         };
-        let transport = Late::start(lateness, sink, start).unwrap();
-        let memory = Memory::zeroed(layout(BLOCKS).bytes() as usize).unwrap();
-        transport.register(memory.clone(), layout(BLOCKS)).unwrap();
-        let id = transport.connect(&source.descriptor().unwrap()).unwrap();
-        let limits = LedgerLimits { alarm: 8, cap: 24, remembered: 4096 };
-        let ledger = Ledger::new(BLOCKS, limits);
-        Self { transport, events, memory, ledger, _source: source, id, pulls: HashMap::new() }
+        let builder = std::thread::Builder::new().name("kvxfer-late".into());
+        let thread = builder.spawn(move || writer.run(&events)).map_err(|error| {
+            XferError::Unavailable { transport: "late", why: format!("thread: {error}") }
+        })?;
+        Ok(Self { inner: Some(inner), targets, pools, thread: Some(thread) })
     }
 
-    /// Pulls blocks into the same places here, and perhaps changes its mind at once.
-    fn pull(&mut self, number: u128, blocks: &[BlockId], abort: bool) {
-        let transfer = TransferId(number);
-        if self.ledger.reserve(transfer, Access::Write, blocks).is_err() {
-            return; // held by a transfer: the owner takes others
-        }
-        let place = |block: &BlockId| u64::from(block.0) * BLOCK_BYTES;
-        let run = |b: &BlockId| Run { remote: place(b), local: place(b), bytes: BLOCK_BYTES };
-        let runs = blocks.iter().map(run).collect();
-        self.ledger.expose(transfer).unwrap();
-        let pull = Pull {
-            transfer,
-            grant: GrantId(7),
-            peer: self.id,
-            remote: RegionId(0),
-            local: RegionId(0),
-            runs,
-            timeout: PATIENCE,
-            checksum: false,
-        };
-        self.transport.pull(pull).unwrap();
-        self.pulls.insert(transfer, blocks.to_vec());
-        if abort {
-            self.transport.abort(transfer);
-        }
+    fn inner(&self) -> &dyn Transport {
+        self.inner.as_deref().unwrap_or_else(|| unreachable!("taken only by drop"))
     }
+}
 
-    fn handle(&mut self, event: Event) {
-        match event {
-            Event::Done { transfer, .. } => {
-                for block in self.pulls.remove(&transfer).unwrap() {
-                    let mut expected = vec![0; BLOCK_BYTES as usize];
-                    content(u64::from(block.0) * BLOCK_BYTES, &mut expected);
-                    assert!(self.read(block) == expected, "{block:?} is not what was pulled");
-                }
-                for block in self.ledger.done(transfer).unwrap() {
-                    self.use_for_other_things(block);
-                }
-            }
-            Event::Failed { transfer, .. } => {
-                assert_eq!(self.ledger.abort(transfer).unwrap(), []);
-            }
-            Event::Quiesced { transfer } => {
-                self.pulls.remove(&transfer);
-                for block in self.ledger.quiesced(transfer).unwrap() {
-                    self.use_for_other_things(block);
-                }
-            }
-            Event::PeerDown { .. } => panic!("nobody ended the peer"),
-        }
-    }
-
-    fn use_for_other_things(&self, block: BlockId) {
-        self.memory.write(u64::from(block.0) * BLOCK_BYTES, &vec![MINE; BLOCK_BYTES as usize]);
-    }
-
-    fn read(&self, block: BlockId) -> Vec<u8> {
-        let mut bytes = vec![0; BLOCK_BYTES as usize];
-        self.memory.read(u64::from(block.0) * BLOCK_BYTES, &mut bytes);
-        bytes
-    }
-
-    /// No free block has been written by a transfer.
-    fn check_free(&self) {
-        for block in (0..BLOCKS).map(BlockId).filter(|block| self.ledger.is_free(*block)) {
-            assert!(
-                self.read(block).iter().all(|byte| *byte == MINE),
-                "{block:?} was written late"
-            );
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.inner = None; // its sink goes with it, and that ends the thread
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }
 
-#[test]
-fn what_is_free_was_never_written_late() {
-    let mut owner = Owner::new(Lateness { delay: Duration::from_millis(5), never_quiet: false });
-    (0..BLOCKS).for_each(|block| owner.use_for_other_things(BlockId(block)));
-    let seed = u64::from(std::process::id());
-    println!("seed {seed}");
-    let mut rng = Rng(seed);
-    for number in 0..400 {
-        let first = rng.below(u64::from(BLOCKS) - 4) as u32;
-        let blocks: Vec<BlockId> = (first..first + 1 + rng.below(4) as u32).map(BlockId).collect();
-        owner.pull(number, &blocks, rng.below(2) == 0);
-        while let Ok(event) = owner.events.recv_timeout(Duration::from_micros(rng.below(800))) {
-            owner.handle(event);
-            owner.check_free();
-        }
-    }
-    while owner.ledger.census().holds > 0 {
-        let event = owner.events.recv_timeout(PATIENCE).expect("every pull ends");
-        owner.handle(event);
-        owner.check_free();
-    }
-    assert_eq!(owner.ledger.census(), Census { free: BLOCKS, ..Census::default() });
+/// What the thread owns.
+struct Writer {
+    lateness: Lateness,
+    sink: Sink,
+    targets: Targets,
+    pools: Pools,
+    /// Pulls that failed, and when they are written to.
+    due: VecDeque<(Instant, TransferId)>,
 }
 
-#[test]
-fn what_never_proves_quiet_is_kept_and_raises_the_alarm() {
-    let mut owner = Owner::new(Lateness { delay: Duration::from_millis(1), never_quiet: true });
-    (0..BLOCKS).for_each(|block| owner.use_for_other_things(BlockId(block)));
-    let mut number = 0;
-    while owner.ledger.level() != Level::Full {
-        assert!(number < 10_000, "no abort comes before the end of its pull");
-        number += 1;
-        let free = (0..BLOCKS).map(BlockId).filter(|block| owner.ledger.is_free(*block));
-        let blocks: Vec<BlockId> = free.take(4).collect();
-        owner.pull(number, &blocks, true);
-        let event = owner.events.recv_timeout(PATIENCE).expect("an outcome");
-        owner.handle(event);
-        let transfer = TransferId(number);
-        if owner.ledger.phase(transfer) == Some(Phase::Aborting) {
-            owner.ledger.quarantine(transfer).unwrap(); // the time for a proof is over
+impl Writer {
+    fn run(mut self, events: &Receiver<Event>) {
+        loop {
+            let wait = self.due.front().map_or(Duration::from_secs(3600), |(at, _)| {
+                at.saturating_duration_since(Instant::now())
+            });
+            match events.recv_timeout(wait) {
+                Ok(Event::Quiesced { .. }) => {} // we say when
+                Ok(event) => {
+                    match &event {
+                        Event::Failed { transfer, .. } => {
+                            self.due.push_back((Instant::now() + self.lateness.delay, *transfer));
+                        }
+                        Event::Done { transfer, .. } => drop(self.take(*transfer)),
+                        Event::Quiesced { .. } | Event::PeerDown { .. } => {}
+                    }
+                    (self.sink)(event);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while self.due.front().is_some_and(|(at, _)| *at <= Instant::now()) {
+                let Some((_, transfer)) = self.due.pop_front() else { break };
+                self.write(transfer);
+            }
         }
-        owner.check_free();
     }
-    let held = owner.ledger.census().quarantined;
-    assert!((24..=BLOCKS).contains(&held), "{held}");
-    let refused = owner.ledger.reserve(TransferId(0), Access::Write, &[BlockId(BLOCKS - 1)]);
-    assert!(refused.is_err());
-    // They were written late indeed, and nobody else had them.
-    let poisoned = |block: &BlockId| owner.read(*block).iter().all(|byte| *byte == POISON);
-    let start = std::time::Instant::now();
-    let all: Vec<BlockId> =
-        (0..BLOCKS).map(BlockId).filter(|block| !owner.ledger.is_free(*block)).collect();
-    while !all.iter().all(poisoned) {
-        assert!(start.elapsed() < PATIENCE, "the late writes do not come");
-        std::thread::yield_now();
+
+    fn take(&self, transfer: TransferId) -> Option<(RegionId, Vec<Run>)> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner).remove(&transfer)
     }
-    owner.check_free();
+
+    fn write(&self, transfer: TransferId) {
+        if let Some((region, runs)) = self.take(transfer) {
+            let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            for run in runs {
+                let poison = vec![POISON; run.bytes as usize];
+                pools[region.0 as usize].write(run.local, &poison);
+            }
+        }
+        if !self.lateness.never_quiet {
+            (self.sink)(Event::Quiesced { transfer });
+        }
+    }
+}
+
+impl Transport for Late {
+    fn name(&self) -> &'static str {
+        self.inner().name()
+    }
+
+    fn register(&self, memory: Arc<Memory>, layout: Layout) -> Result<RegionId, XferError> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let region = self.inner().register(memory.clone(), layout)?;
+        pools.push(memory);
+        Ok(region)
+    }
+
+    fn descriptor(&self) -> Result<Vec<u8>, XferError> {
+        self.inner().descriptor()
+    }
+
+    fn connect(&self, descriptor: &[u8]) -> Result<PeerId, XferError> {
+        self.inner().connect(descriptor)
+    }
+
+    fn peer_regions(&self, peer: PeerId) -> Result<Vec<RegionInfo>, XferError> {
+        self.inner().peer_regions(peer)
+    }
+
+    fn disconnect(&self, peer: PeerId) {
+        self.inner().disconnect(peer);
+    }
+
+    fn grant(&self, region: RegionId, ranges: &[Range<u64>]) -> Result<GrantId, XferError> {
+        self.inner().grant(region, ranges)
+    }
+
+    fn extend(
+        &self,
+        grant: GrantId,
+        region: RegionId,
+        ranges: &[Range<u64>],
+    ) -> Result<(), XferError> {
+        self.inner().extend(grant, region, ranges)
+    }
+
+    fn withdraw(&self, grant: GrantId) {
+        self.inner().withdraw(grant);
+    }
+
+    fn pull(&self, pull: Pull) -> Result<(), XferError> {
+        let (transfer, target) = (pull.transfer, (pull.local, pull.runs.clone()));
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = !targets.contains_key(&transfer);
+        if is_new {
+            targets.insert(transfer, target);
+        }
+        drop(targets);
+        self.inner().pull(pull).inspect_err(|_| {
+            if is_new {
+                self.targets.lock().unwrap_or_else(PoisonError::into_inner).remove(&transfer);
+            }
+        })
+    }
+
+    fn abort(&self, transfer: TransferId) {
+        self.inner().abort(transfer);
+    }
+
+    fn counters(&self) -> Counters {
+        self.inner().counters()
+    }
 }

@@ -1,21 +1,24 @@
 //! Pulls within one process.
 
 use std::slice::from_ref;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cuelight::kvxfer::local::Local;
-use cuelight::kvxfer::{Event, GrantId, Limits, Reach, Transport, Withdrawal, XferError};
+use cuelight::kvxfer::{Event, GrantId, Limits, Memory, Reach, RegionId, Transport, XferError};
 
 use super::moves::{Rng, random_runs};
-use super::peer::{BLOCK_BYTES, layout, pool};
+use super::peer::{BLOCK_BYTES, POISON, fill, layout, poison, pool};
 use super::puller::{MARK, Puller, blocks};
 
-fn source(count: u32) -> Local {
+/// A transport with a pool, all of which is granted.
+fn source(count: u32) -> (Local, GrantId, Arc<Memory>) {
     let source = Local::start(Limits::default(), Box::new(|_| {})).unwrap();
-    let region = source.register(pool(count), layout(count)).unwrap();
-    source.grant(GrantId(7), region, from_ref(&(0..layout(count).bytes()))).unwrap();
-    source
+    let memory = pool(count);
+    let region = source.register(memory.clone(), layout(count)).unwrap();
+    let grant = source.grant(region, from_ref(&(0..layout(count).bytes()))).unwrap();
+    (source, grant, memory)
 }
 
 fn puller(count: u32, limits: Limits) -> Puller {
@@ -26,7 +29,8 @@ fn puller(count: u32, limits: Limits) -> Puller {
 
 #[test]
 fn any_plan_arrives_whole_and_touches_nothing_else() {
-    let (source, mut puller) = (source(64), puller(64, Limits::default()));
+    let ((source, grant, _), mut puller) = (source(64), puller(64, Limits::default()));
+    puller.grant = grant;
     let id = puller.transport.connect(&source.descriptor().unwrap()).unwrap();
     let seed = u64::from(std::process::id());
     println!("seed {seed}");
@@ -44,7 +48,8 @@ fn any_plan_arrives_whole_and_touches_nothing_else() {
 
 #[test]
 fn an_aborted_pull_is_quiet_and_a_late_one_ends() {
-    let (source, mut puller) = (source(1024), puller(1024, Limits::default()));
+    let ((source, grant, _), mut puller) = (source(1024), puller(1024, Limits::default()));
+    puller.grant = grant;
     let id = puller.transport.connect(&source.descriptor().unwrap()).unwrap();
     let aborted = puller.pull(id, blocks(0, 1024));
     puller.transport.abort(aborted);
@@ -63,10 +68,48 @@ fn an_aborted_pull_is_quiet_and_a_late_one_ends() {
 }
 
 #[test]
-fn what_is_withdrawn_is_not_read_and_who_has_ended_is_lost() {
-    let (source, mut puller) = (source(8), puller(8, Limits::default()));
+fn what_changes_after_a_withdrawal_never_arrives() {
+    let ((source, mut grant, memory), mut puller) = (source(128), puller(128, Limits::default()));
     let id = puller.transport.connect(&source.descriptor().unwrap()).unwrap();
-    assert_eq!(source.withdraw(GrantId(7)), Withdrawal::Quiet);
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let (mut rng, mut refused, mut done) = (Rng(seed), 0, 0);
+    let mut typical = Duration::from_millis(1); // of a pull
+    for _ in 0..100 {
+        puller.mark();
+        puller.grant = grant;
+        let start = Instant::now();
+        let transfer = puller.pull(id, blocks(0, 128));
+        let at = typical * rng.below(2000) as u32 / 1000;
+        while start.elapsed() < at {
+            std::hint::spin_loop();
+        }
+        source.withdraw(grant);
+        poison(&memory);
+        if let Event::Done { .. } = puller.event() {
+            puller.check(&blocks(0, 128));
+            done += 1;
+            typical = typical * 9 / 10;
+        } else {
+            assert_eq!(puller.event(), Event::Quiesced { transfer });
+            refused += 1;
+            typical = typical * 11 / 10;
+        }
+        assert!(!puller.has(POISON));
+        fill(&memory);
+        grant = source.grant(RegionId(0), from_ref(&(0..memory.bytes()))).unwrap();
+    }
+    assert!(refused > 0 && done > 0, "{refused} refused, {done} done");
+}
+
+#[test]
+fn what_is_withdrawn_is_not_read_and_who_has_ended_is_lost() {
+    let ((source, grant, _), mut puller) = (source(8), puller(8, Limits::default()));
+    puller.grant = grant;
+    let id = puller.transport.connect(&source.descriptor().unwrap()).unwrap();
+    source.withdraw(grant);
+    source.withdraw(grant); // nothing happens
+    assert_eq!(source.extend(grant, RegionId(0), &[]), Err(XferError::UnknownGrant));
     let refused = puller.pull(id, blocks(0, 8));
     let Event::Failed { why, .. } = puller.event() else { panic!("not refused") };
     assert!(matches!(why, XferError::Refused { .. }), "{why}");
@@ -85,7 +128,9 @@ fn what_is_withdrawn_is_not_read_and_who_has_ended_is_lost() {
 #[test]
 fn every_limit_is_kept() {
     let limits = Limits { pulls: 1, runs: 4, peers: 1, regions: 1, ..Limits::default() };
-    let (first, second, mut puller) = (source(1024), source(1), puller(1024, limits));
+    let ((first, grant, _), (second, ..)) = (source(1024), source(1));
+    let mut puller = puller(1024, limits);
+    puller.grant = grant;
     let id = puller.transport.connect(&first.descriptor().unwrap()).unwrap();
     let refused = |error: XferError, what: &str| {
         assert_eq!(error.reach(), Reach::Retry);
@@ -96,7 +141,7 @@ fn every_limit_is_kept() {
     let transfer = puller.pull(id, blocks(0, 1024));
     let again = cuelight::kvxfer::Pull {
         transfer: cuelight::kvxfer::TransferId(77),
-        grant: GrantId(7),
+        grant,
         peer: id,
         remote: cuelight::kvxfer::RegionId(0),
         local: puller.region,

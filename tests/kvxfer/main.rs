@@ -9,6 +9,7 @@ mod local;
 mod moves;
 mod peer;
 mod puller;
+mod quarantine;
 
 /// Runs the named promises over each transport that works between processes.
 macro_rules! over_transports {
@@ -31,6 +32,7 @@ mod moving {
         any_plan_arrives_whole_and_touches_nothing_else,
         pulls_of_many_sizes_run_side_by_side,
         what_was_not_granted_or_does_not_exist_is_refused,
+        only_a_grant_that_holds_may_be_named,
         a_thread_with_nothing_to_do_uses_no_time,
     }
     use super::moves;
@@ -42,7 +44,8 @@ mod failing {
         an_idle_peer_that_dies_is_noticed,
         a_killed_peer_is_told_once_and_its_pulls_are_quiet,
         a_frozen_peer_ends_in_a_deadline_and_writes_nothing_later,
-        a_withdrawn_grant_ends_the_pull_and_poison_never_arrives,
+        what_changes_after_a_withdrawal_never_arrives_as_done,
+        nothing_is_done_after_the_end_of_the_transport_that_is_read,
     }
     use super::faults;
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cuelight::kvxfer::{Event, Reach, Run, TransferId, XferError};
+use cuelight::kvxfer::{Event, GrantId, Reach, Run, TransferId, XferError};
 
 use super::peer::{BLOCK_BYTES, Peer};
 use super::puller::{PATIENCE, Puller, blocks};
@@ -45,7 +45,7 @@ pub(crate) fn random_runs(rng: &mut Rng, bytes: u64) -> Vec<Run> {
 pub(crate) fn any_plan_arrives_whole_and_touches_nothing_else(kind: &str) {
     let Some(mut puller) = Puller::start(kind, 64) else { return };
     let mut peer = Peer::spawn(kind, 64);
-    peer.ask("grant 7");
+    puller.grant = peer.grant();
     let id = puller.transport.connect(&peer.descriptor).unwrap();
     assert_eq!(puller.transport.connect(&peer.descriptor).unwrap(), id);
     let seed = u64::from(std::process::id());
@@ -66,7 +66,7 @@ pub(crate) fn any_plan_arrives_whole_and_touches_nothing_else(kind: &str) {
 pub(crate) fn pulls_of_many_sizes_run_side_by_side(kind: &str) {
     let Some(mut puller) = Puller::start(kind, 1024) else { return };
     let mut peer = Peer::spawn(kind, 1024);
-    peer.ask("grant 7");
+    puller.grant = peer.grant();
     let id = puller.transport.connect(&peer.descriptor).unwrap();
     let large = puller.pull(id, blocks(0, 1000));
     let small: Vec<TransferId> =
@@ -87,7 +87,7 @@ pub(crate) fn pulls_of_many_sizes_run_side_by_side(kind: &str) {
 pub(crate) fn what_was_not_granted_or_does_not_exist_is_refused(kind: &str) {
     let Some(mut puller) = Puller::start(kind, 8) else { return };
     let mut peer = Peer::spawn(kind, 8);
-    peer.ask("grant 7 4");
+    puller.grant = peer.grant_first(4);
     let id = puller.transport.connect(&peer.descriptor).unwrap();
     if !kind.starts_with("ucx") {
         let transfer = puller.pull(id, blocks(3, 2)); // block 4 is not granted
@@ -110,7 +110,7 @@ pub(crate) fn what_was_not_granted_or_does_not_exist_is_refused(kind: &str) {
     for (runs, expected) in cases {
         let pull = cuelight::kvxfer::Pull {
             transfer: TransferId(99),
-            grant: cuelight::kvxfer::GrantId(7),
+            grant: puller.grant,
             peer: id,
             remote: cuelight::kvxfer::RegionId(0),
             local: puller.region,
@@ -128,10 +128,38 @@ pub(crate) fn what_was_not_granted_or_does_not_exist_is_refused(kind: &str) {
     assert_eq!(bad.reach(), Reach::Peer);
 }
 
+pub(crate) fn only_a_grant_that_holds_may_be_named(kind: &str) {
+    let Some(mut puller) = Puller::start(kind, 8) else { return };
+    let mut peer = Peer::spawn(kind, 8);
+    let id = puller.transport.connect(&peer.descriptor).unwrap();
+    let old = peer.grant();
+    peer.withdraw(old);
+    peer.ask("fill");
+    let names = |holds: GrantId| {
+        let off_by_one_bit = [0, 31, 32, 63, 64, 127].map(|bit| GrantId(holds.0 ^ (1 << bit)));
+        [old, GrantId(0), GrantId(u128::MAX)].into_iter().chain(off_by_one_bit)
+    };
+    let holds = peer.grant(); // perhaps in the place of the old one
+    for grant in names(holds) {
+        puller.grant = grant;
+        let transfer = puller.pull(id, blocks(0, 8));
+        let event = puller.event();
+        let Event::Failed { why: XferError::Refused { .. }, .. } = event else {
+            panic!("{event:?}")
+        };
+        assert_eq!(puller.event(), Event::Quiesced { transfer });
+    }
+    puller.mark();
+    puller.grant = holds;
+    let transfer = puller.pull(id, blocks(0, 8));
+    assert_eq!(puller.event(), Event::Done { transfer, bytes: 8 * BLOCK_BYTES });
+    puller.check(&blocks(0, 8));
+}
+
 pub(crate) fn a_thread_with_nothing_to_do_uses_no_time(kind: &str) {
     let Some(mut puller) = Puller::start(kind, 8) else { return };
     let mut peer = Peer::spawn(kind, 8);
-    peer.ask("grant 7");
+    puller.grant = peer.grant();
     let id = puller.transport.connect(&peer.descriptor).unwrap();
     let transfer = puller.pull(id, blocks(0, 8));
     assert_eq!(puller.event(), Event::Done { transfer, bytes: 8 * BLOCK_BYTES });

@@ -1,11 +1,12 @@
 //! The process that is read: a pool with a known content, told by lines what to do.
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use cuelight::ids::BlockId;
-use cuelight::kvxfer::{GrantId, Layout, Memory, RegionId, Sizes, Transport, Withdrawal};
+use cuelight::kvxfer::{GrantId, Layout, Memory, RegionId, Sizes, Transport};
 
 /// Environment: the transport of a peer process.
 pub(crate) const KIND: &str = "CUELIGHT_KVXFER_PEER";
@@ -31,7 +32,7 @@ pub(crate) fn content(offset: u64, out: &mut [u8]) {
     }
 }
 
-fn fill(memory: &Memory) {
+pub(crate) fn fill(memory: &Memory) {
     let mut block = vec![0; BLOCK_BYTES as usize];
     for start in (0..memory.bytes()).step_by(block.len()) {
         content(start, &mut block);
@@ -55,23 +56,30 @@ pub(crate) fn serve(kind: &str) {
     let descriptor = transport.descriptor().unwrap();
     let hex: String = descriptor.iter().map(|byte| format!("{byte:02x}")).collect();
     say(&hex);
+    let mut transport = Some(transport);
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
-        let mut words = line.split(' ');
-        let (verb, number) = (words.next().unwrap(), words.next().map(|word| word.parse::<u128>()));
-        let grant = GrantId(number.and_then(Result::ok).unwrap_or(0));
+        let (verb, argument) = line.split_once(' ').unwrap_or((&line, ""));
+        let running = || transport.as_deref().expect("it has not ended");
         match verb {
-            "grant" => grant_blocks(&*transport, grant, region, &layout, words.next()),
-            "withdraw" => {
-                let quiet = transport.withdraw(grant) == Withdrawal::Quiet;
-                if quiet {
-                    poison(&memory);
-                }
-                say(if quiet { "quiet" } else { "unproven" });
+            "grant" => {
+                let blocks = layout.blocks.min(argument.parse().unwrap());
+                let grant = grant_blocks(running(), region, &layout, blocks);
+                say(&grant.0.to_string());
                 continue;
             }
+            // The owner has other uses for its pool, at once.
+            "withdraw" => {
+                running().withdraw(GrantId(argument.parse().unwrap()));
+                poison(&memory);
+            }
+            "end" => {
+                transport = None;
+                poison(&memory);
+            }
+            "fill" => fill(&memory),
             "counters" => {
-                let c = transport.counters();
+                let c = running().counters();
                 say(&format!("{} {} {}", c.bytes_served, c.refused, c.rejected));
                 continue;
             }
@@ -81,16 +89,20 @@ pub(crate) fn serve(kind: &str) {
     }
 }
 
+/// Grants the first blocks, the last of them later.
 fn grant_blocks(
     transport: &dyn Transport,
-    grant: GrantId,
     region: RegionId,
     layout: &Layout,
-    blocks: Option<&str>,
-) {
-    let blocks = blocks.map_or(layout.blocks, |count| count.parse().unwrap());
-    let blocks: Vec<BlockId> = (0..blocks).map(BlockId).collect();
-    transport.grant(grant, region, &layout.ranges(&blocks).unwrap()).unwrap();
+    count: u32,
+) -> GrantId {
+    let ranges = |blocks: Range<u32>| {
+        let blocks: Vec<BlockId> = blocks.map(BlockId).collect();
+        layout.ranges(&blocks).unwrap()
+    };
+    let grant = transport.grant(region, &ranges(0..count - 1)).unwrap();
+    transport.extend(grant, region, &ranges(count - 1..count)).unwrap();
+    grant
 }
 
 pub(crate) fn poison(memory: &Memory) {
@@ -130,6 +142,21 @@ impl Peer {
         let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
         peer.descriptor = (0..hex.len()).step_by(2).map(byte).collect();
         peer
+    }
+
+    /// The right to read all blocks.
+    pub(crate) fn grant(&mut self) -> GrantId {
+        self.grant_first(u32::MAX)
+    }
+
+    /// The right to read so many of the first blocks.
+    pub(crate) fn grant_first(&mut self, blocks: u32) -> GrantId {
+        GrantId(self.ask(&format!("grant {blocks}")).parse().unwrap())
+    }
+
+    /// Takes a grant back. The peer writes to its whole pool right after.
+    pub(crate) fn withdraw(&mut self, grant: GrantId) {
+        self.ask(&format!("withdraw {}", grant.0));
     }
 
     /// Sends a line and gives the answer.

@@ -9,8 +9,8 @@ use cuelight::ids::BlockId;
 use cuelight::kvxfer::tcp::{Listen, Tcp};
 use cuelight::kvxfer::ucx::{Options, Ucx};
 use cuelight::kvxfer::{
-    Event, GrantId, Limits, Memory, PeerId, Pull, RegionId, Run, Sink, TransferId, Transport,
-    XferError,
+    Counters, Event, GrantId, Limits, Memory, PeerId, Pull, RegionId, Run, Sink, TransferId,
+    Transport, XferError,
 };
 
 use super::peer::{BLOCK_BYTES, content, layout};
@@ -57,6 +57,8 @@ pub(crate) struct Puller {
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) region: RegionId,
+    /// What the next pull names.
+    pub(crate) grant: GrantId,
     events: Receiver<Event>,
     next: u128,
 }
@@ -79,7 +81,7 @@ impl Puller {
     ) -> Self {
         let memory = Memory::zeroed(layout(blocks).bytes() as usize).unwrap();
         let region = transport.register(memory.clone(), layout(blocks)).unwrap();
-        let puller = Self { transport, memory, region, events, next: 0 };
+        let puller = Self { transport, memory, region, grant: GrantId(0), events, next: 0 };
         puller.mark();
         puller
     }
@@ -92,7 +94,7 @@ impl Puller {
         }
     }
 
-    /// A pull under grant 7 that may take as long as any test.
+    /// A pull that may take as long as any test.
     pub(crate) fn pull(&mut self, peer: PeerId, runs: Vec<Run>) -> TransferId {
         self.pull_within(peer, runs, PATIENCE)
     }
@@ -103,13 +105,21 @@ impl Puller {
         runs: Vec<Run>,
         timeout: Duration,
     ) -> TransferId {
+        self.try_pull(peer, runs, timeout).unwrap()
+    }
+
+    pub(crate) fn try_pull(
+        &mut self,
+        peer: PeerId,
+        runs: Vec<Run>,
+        timeout: Duration,
+    ) -> Result<TransferId, XferError> {
         self.next += 1;
         let transfer = TransferId(self.next);
-        let (grant, local, remote) = (GrantId(7), self.region, RegionId(0));
+        let (grant, local, remote) = (self.grant, self.region, RegionId(0));
         let checksum = self.next.is_multiple_of(2);
         let pull = Pull { transfer, grant, peer, remote, local, runs, timeout, checksum };
-        self.transport.pull(pull).unwrap();
-        transfer
+        self.transport.pull(pull).map(|()| transfer)
     }
 
     pub(crate) fn event(&self) -> Event {
@@ -150,6 +160,24 @@ impl Puller {
         if let Some(at) = found.iter().zip(&expected).position(|(a, b)| a != b) {
             panic!("byte {at}: {:#x}, not {:#x}", found[at], expected[at]);
         }
+    }
+
+    /// Waits until nothing of any pull is left.
+    pub(crate) fn settle(&self) {
+        let start = Instant::now();
+        let left = |counters: Counters| counters.in_flight + counters.unquiet;
+        while left(self.transport.counters()) > 0 {
+            assert!(start.elapsed() < PATIENCE, "{:?}", self.transport.counters());
+            std::thread::yield_now();
+        }
+        while self.events.try_recv().is_ok() {}
+    }
+
+    /// Whether a line of 64 bytes is full of this one.
+    pub(crate) fn has(&self, byte: u8) -> bool {
+        let mut found = vec![0; self.memory.bytes() as usize];
+        self.memory.read(0, &mut found);
+        found.chunks(64).any(|line| line.iter().all(|b| *b == byte))
     }
 
     /// Whether all bytes are this one.

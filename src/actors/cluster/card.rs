@@ -7,6 +7,7 @@ use bincode::{Decode, Encode};
 use crate::actors::worker::WorkerUp;
 use crate::engine::Description;
 use crate::ids::{Generation, NodeId, RankIndex, WorkerId};
+use crate::router::Role;
 
 /// A node, as it describes itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -37,6 +38,8 @@ pub struct WorkerCard {
     pub description: Description,
     /// Hash of its tokenizer.
     pub tokenizer: u64,
+    /// What its ranks do.
+    pub role: Role,
 }
 
 impl WorkerCard {
@@ -49,6 +52,7 @@ impl WorkerCard {
             ranks: up.ranks.clone(),
             description: up.description.clone(),
             tokenizer: up.tokenizer,
+            role: up.role,
         }
     }
 }
@@ -100,6 +104,7 @@ mod tests {
                 slowest_tier: Tier::Device,
             },
             tokenizer: 1,
+            role: Role::Aggregated,
         }
     }
 

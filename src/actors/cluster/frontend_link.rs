@@ -20,6 +20,7 @@ use crate::actors::rank::{self, RankRef};
 use crate::actors::tree::{Card, CardId, Counters, Label};
 use crate::engine::Leg;
 use crate::ids::{Generation, RankIndex};
+use crate::kvxfer::KvOffer;
 use crate::metrics::{Depth, Queued};
 use crate::task::Task;
 
@@ -162,9 +163,9 @@ impl Legs {
         }
     }
 
-    async fn admit(&self, rank: RankIndex, leg: Leg) {
+    async fn admit(&self, rank: RankIndex, leg: Leg, offer: Option<Box<KvOffer>>) {
         let (id, link) = (leg.id, self.link);
-        let message = rank::Msg::Admit { leg, link, queued: self.depth.put() };
+        let message = rank::Msg::Admit { leg, offer, link, queued: self.depth.put() };
         let admitted = self.rank(rank).is_some_and(|rank| rank.admit(link, message));
         if let (false, Some(frames)) = (admitted, self.frames.upgrade()) {
             // Closed: the front end is gone, and so are its legs.
@@ -180,9 +181,12 @@ async fn read_up(
 ) -> String {
     loop {
         match reader.message().await {
-            Ok(Up::Admit { rank, leg }) => {
+            Ok(Up::Admit { rank, leg, offer }) => {
                 counters.add(2, 1);
-                legs.admit(rank, leg).await;
+                legs.admit(rank, leg, offer).await;
+            }
+            Ok(Up::More { rank, leg, more }) => {
+                legs.tell(rank, |_, queued| rank::Msg::More { leg, more, queued });
             }
             Ok(Up::Snapshot { rank }) => {
                 legs.tell(rank, |link, _| rank::Msg::Snapshot { link });

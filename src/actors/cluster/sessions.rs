@@ -30,6 +30,7 @@ pub(super) fn remote_worker(
         ranks: worker.ranks,
         description: worker.description,
         tokenizer: worker.tokenizer,
+        role: worker.role,
         way: Way::Remote(Arc::new(way)),
     }
 }

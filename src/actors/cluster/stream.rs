@@ -17,6 +17,7 @@ use crate::actors::link::Frame;
 use crate::actors::worker::WorkerUp;
 use crate::engine::Leg;
 use crate::ids::{LegId, NodeId, RankIndex};
+use crate::kvxfer::{KvBlocks, KvOffer};
 use crate::metrics::{Depth, Queued};
 use crate::task::Task;
 
@@ -34,6 +35,17 @@ pub enum Up {
         rank: RankIndex,
         /// What.
         leg: Leg,
+        /// Where the KV of its prompt can be fetched, if that is computed elsewhere.
+        offer: Option<Box<KvOffer>>,
+    },
+    /// More of a leg's KV can be fetched. Unknown legs are ignored.
+    More {
+        /// Where it is.
+        rank: RankIndex,
+        /// Which.
+        leg: LegId,
+        /// What follows; `None`: nothing more will come.
+        more: Option<KvBlocks>,
     },
     /// Tell all that the prefix cache has.
     Snapshot {
@@ -68,8 +80,13 @@ pub struct ToWorker {
 
 impl ToWorker {
     /// Sends a leg; `false` if the stream has ended, or is not read.
-    pub fn admit(&self, rank: RankIndex, leg: Leg) -> bool {
-        self.send(Up::Admit { rank, leg })
+    pub fn admit(&self, rank: RankIndex, leg: Leg, offer: Option<Box<KvOffer>>) -> bool {
+        self.send(Up::Admit { rank, leg, offer })
+    }
+
+    /// Tells a leg of more to fetch; `false` if the stream has ended, or is not read.
+    pub fn more(&self, rank: RankIndex, leg: LegId, more: Option<KvBlocks>) -> bool {
+        self.send(Up::More { rank, leg, more })
     }
 
     /// Ends a leg; `false` if the stream has ended, or is not read: only its end will end the leg.
@@ -145,9 +162,10 @@ impl RemoteWorker {
         let address = self.address.clone();
         let (name, generation) = (worker.id.worker.clone(), worker.generation);
         let purpose = Purpose::Tokens { node: self.node.clone(), worker: name, generation };
-        // Every leg that the credits allow may have its start and its end waiting here.
+        // Every leg that the credits allow may have its start and its end waiting here, and some of
+        // them more to fetch: a stream that is so far behind ends.
         let legs = worker.description.max_running + worker.description.max_waiting;
-        let room = (2 * legs * worker.ranks.len()).clamp(1, MOST_WAITING);
+        let room = (4 * legs * worker.ranks.len()).clamp(1, MOST_WAITING);
         let connection = match self.transport.dial(&address, purpose).await {
             Ok(connection) => connection,
             Err(source) => return Err(OpenError::Hello { address, source }),

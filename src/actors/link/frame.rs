@@ -6,6 +6,7 @@ use bincode::{Decode, Encode};
 
 use crate::engine::{EngineError, Load, Started, StepOutput, TokenOut};
 use crate::ids::{LegId, RankIndex};
+use crate::kvxfer::{KvBlocks, KvOrigin};
 use crate::router::KvNews;
 
 /// Names one stream between a front end and a worker, unique within the life of the worker's node.
@@ -33,12 +34,38 @@ pub struct Frame {
     pub failed: Vec<(LegId, EngineError)>,
     /// Legs whose actor on the rank was lost.
     pub lost: Vec<LegId>,
+    /// What prefills have computed, for others to fetch.
+    pub lent: Vec<Lent>,
+    /// Legs that fetch nothing any more.
+    pub fetched: Vec<(LegId, FetchEnd)>,
     /// This life of this rank is gone, and all legs on it; another one may follow.
     pub rank_lost: Option<(RankIndex, u32)>,
     /// How the rank is.
     pub report: Option<Report>,
     /// What changed in its prefix cache.
     pub kv: Option<Box<KvNews>>,
+}
+
+/// More of a prefill's KV can be fetched.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct Lent {
+    /// The leg.
+    pub leg: LegId,
+    /// Where, the first time.
+    pub origin: Option<KvOrigin>,
+    /// What follows that told before.
+    pub blocks: KvBlocks,
+}
+
+/// How fetching a leg's KV ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum FetchEnd {
+    /// All has come that was wanted.
+    Whole,
+    /// Not all has: the rank that has it did not give it.
+    NotGiven,
+    /// Not all has, through no fault of that rank.
+    NotTaken,
 }
 
 /// How busy a rank is, and what this link may ask of it.
@@ -62,9 +89,21 @@ impl Frame {
             && self.tokens.is_empty()
             && self.failed.is_empty()
             && self.lost.is_empty()
+            && self.lent.is_empty()
+            && self.fetched.is_empty()
             && self.rank_lost.is_none()
             && self.report.is_none()
             && self.kv.is_none()
+    }
+
+    /// Takes off what is lent beyond so many blocks: frames must not grow without a bound.
+    pub fn split_lent(&mut self, blocks: usize) -> Vec<Lent> {
+        let mut sum = 0;
+        let over = self.lent.iter().skip(1).position(|lent| {
+            sum += lent.blocks.blocks.len();
+            sum > blocks
+        });
+        over.map_or_else(Vec::new, |at| self.lent.split_off(at + 1))
     }
 
     /// Moves a step's rows in; the step keeps its allocations where it can.

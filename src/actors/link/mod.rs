@@ -10,8 +10,9 @@
 
 mod actor;
 mod frame;
+mod rank_link;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -21,121 +22,17 @@ use rustc_hash::FxHashMap;
 use super::cluster::stream::ToWorker;
 use super::inbox::{Inbox, LegEvent, Lost};
 use super::rank::{self, RankRef};
-use super::router::{Calls, ModelRouter, Offer, Seat};
+use super::router::{Calls, ModelRouter, Seat};
 use super::worker::WorkerUp;
 use crate::engine::{EngineError, Leg, PrefixCache, Started, TokenOut};
 use crate::ids::{Generation, LegId, RankIndex, WorkerId};
+use crate::kvxfer::{KvBlocks, KvOffer};
 use crate::metrics::Depth;
-use crate::router::KvNews;
+use crate::router::{KvNews, Role};
 
 pub use actor::{Args, Msg, State, WorkerLink};
-pub use frame::{Frame, LinkId, Report};
-
-/// A rank as a router sees it.
-pub struct RankLink {
-    /// Its index in the worker.
-    pub index: RankIndex,
-    /// Legs placed by this front end that have not ended.
-    placed: AtomicU32,
-    /// Legs the rank last reported as running and waiting, over all front ends.
-    reported: AtomicU32,
-    /// Most legs that this front end may have there.
-    credit: AtomicU32,
-    /// Its place in the model's router.
-    pub seat: Seat,
-    /// What the rank last reported, over all front ends: tokens to compute of legs that run, tokens
-    /// of those that wait and their number, KV blocks in use.
-    prefill_tokens: AtomicU64,
-    waiting_tokens: AtomicU64,
-    waiting: AtomicU32,
-    blocks_used: AtomicU32,
-    /// Legs of this front end that have not started, and the tokens that they will have to compute:
-    /// known better here than there, since equal prefixes are computed once.
-    pending: AtomicU32,
-    pending_tokens: AtomicU64,
-    /// Whether it lives, as far as is known.
-    up: AtomicBool,
-    /// Its last life that has ended; 0: none has.
-    ended_life: AtomicU32,
-}
-
-impl RankLink {
-    fn new(index: RankIndex, credit: u32, seat: Seat) -> Self {
-        Self {
-            index,
-            placed: AtomicU32::new(0),
-            reported: AtomicU32::new(0),
-            credit: AtomicU32::new(credit),
-            seat,
-            prefill_tokens: AtomicU64::new(0),
-            waiting_tokens: AtomicU64::new(0),
-            waiting: AtomicU32::new(0),
-            blocks_used: AtomicU32::new(0),
-            pending: AtomicU32::new(0),
-            pending_tokens: AtomicU64::new(0),
-            up: AtomicBool::new(true),
-            ended_life: AtomicU32::new(0),
-        }
-    }
-
-    /// What the model's router has to know of it; `block_tokens` of its engine.
-    pub fn offer(&self, block_tokens: usize) -> Offer {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let waiting = u64::from(self.waiting.load(Ordering::Relaxed));
-        let others = waiting.saturating_sub(self.pending.load(Ordering::Relaxed).into());
-        let of_others = of(&self.waiting_tokens) * others / waiting.max(1);
-        let (own, running) = (of(&self.pending_tokens), of(&self.prefill_tokens));
-        let to_come = (own + of_others).div_ceil(block_tokens.max(1) as u64);
-        let in_use = self.blocks_used.load(Ordering::Relaxed);
-        Offer {
-            seat: self.seat,
-            prefill_tokens: running + of_others + own,
-            blocks_used: in_use.saturating_add(u32::try_from(to_come).unwrap_or(u32::MAX)),
-            legs: self.legs(),
-            has_room: self.placed() < self.credit(),
-        }
-    }
-
-    /// Whether it lives: another rank of its worker may, when it does not.
-    pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    /// Legs on this rank, as far as this front end knows: its own, or the last report if larger.
-    pub fn legs(&self) -> u32 {
-        self.placed().max(self.reported.load(Ordering::Relaxed))
-    }
-
-    /// Legs of this front end on this rank.
-    pub fn placed(&self) -> u32 {
-        self.placed.load(Ordering::Relaxed)
-    }
-
-    /// Most legs that this front end may have there.
-    pub fn credit(&self) -> u32 {
-        self.credit.load(Ordering::Relaxed)
-    }
-
-    fn hear(&self, report: Report) {
-        self.reported.store(report.load.running + report.load.waiting, Ordering::Relaxed);
-        self.prefill_tokens.store(report.load.prefill_tokens, Ordering::Relaxed);
-        self.waiting_tokens.store(report.load.waiting_tokens, Ordering::Relaxed);
-        self.waiting.store(report.load.waiting, Ordering::Relaxed);
-        self.blocks_used.store(report.load.blocks_used, Ordering::Relaxed);
-        self.credit.store(report.credit, Ordering::Relaxed);
-        self.up.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a life of it has ended.
-    fn has_ended(&self, life: u32) -> bool {
-        life <= self.ended_life.load(Ordering::Relaxed)
-    }
-
-    /// No more until the rank reports again: it has just refused a leg.
-    fn exhaust(&self) {
-        self.credit.store(0, Ordering::Relaxed);
-    }
-}
+pub use frame::{FetchEnd, Frame, Lent, LinkId, Report};
+pub use rank_link::RankLink;
 
 /// Where a leg's events go, and which rank it is on.
 struct Placed {
@@ -189,6 +86,8 @@ pub struct Link {
     pub block_tokens: usize,
     /// What it tells of its prefix cache.
     pub prefix_cache: PrefixCache,
+    /// What its ranks do.
+    pub role: Role,
     router: Arc<ModelRouter>,
     /// Requests on their way to its room.
     calls: Calls,
@@ -211,6 +110,7 @@ impl Link {
             ranks: up.ranks.iter().map(rank).collect(),
             block_tokens: up.description.block_tokens,
             prefix_cache: up.description.prefix_cache,
+            role: up.role,
             router,
             calls: Calls::default(),
             actor,
@@ -230,25 +130,29 @@ impl Link {
         !self.closing.load(Ordering::Relaxed)
     }
 
+    /// Whether legs that decode may be placed.
+    pub fn decodes(&self) -> bool {
+        self.takes_work() && self.role != Role::Prefill
+    }
+
     /// No new legs from now on; those that run go on.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Sends a leg, of which the rank should have `cached_blocks`, to a rank; its events go to
-    /// `inbox` from now on.
+    /// Sends a leg, of which the rank should have `cached` tokens and can fetch what is offered, to a
+    /// rank; its events go to `inbox` from now on.
     ///
     /// # Errors
     /// [`Lost::Worker`]: the link has ended; the inbox will not hear of this leg.
     pub fn place(
         &self,
         rank: usize,
-        leg: Leg,
-        cached_blocks: u32,
+        (leg, offer): (Leg, Option<KvOffer>),
+        cached: usize,
         inbox: Arc<dyn Inbox>,
     ) -> Result<(), Lost> {
-        let id = leg.id;
-        let cached = cached_blocks as usize * self.block_tokens;
+        let (id, offer) = (leg.id, offer.map(Box::new));
         let own = u32::try_from(leg.tokens.len().saturating_sub(cached)).unwrap_or(u32::MAX);
         let placed = Placed { inbox, rank, pending: Some(own) };
         {
@@ -261,16 +165,31 @@ impl Link {
         }
         let sent = match &self.road {
             Road::Local { link, ranks, depth } => {
-                let message = rank::Msg::Admit { leg, link: *link, queued: depth.put() };
+                let message = rank::Msg::Admit { leg, offer, link: *link, queued: depth.put() };
                 ranks[rank].admit(*link, message)
             }
-            Road::Remote(worker) => worker.admit(self.ranks[rank].index, leg),
+            Road::Remote(worker) => worker.admit(self.ranks[rank].index, leg, offer),
         };
         if !sent {
             self.forget(id);
             return Err(Lost::Worker);
         }
         Ok(())
+    }
+
+    /// Tells a leg that more can be fetched than it was offered; `None`: nothing more will come.
+    pub fn more(&self, rank: usize, leg: LegId, more: Option<KvBlocks>) {
+        let heard = match &self.road {
+            Road::Local { ranks, depth, .. } => {
+                ranks[rank].cast(rank::Msg::More { leg, more, queued: depth.put() });
+                true // a rank that is gone has lost the leg
+            }
+            Road::Remote(worker) => worker.more(self.ranks[rank].index, leg, more),
+        };
+        if !heard {
+            // The leg would wait for ever.
+            let _ = self.actor.cast(Msg::Ended("the worker does not read".to_string()));
+        }
     }
 
     /// Ends a leg: no more events of it, and its rank frees what it holds.
@@ -360,14 +279,13 @@ impl Link {
 
     /// Legs that this front end may still place here.
     fn room(&self) -> usize {
-        let room = |rank: &RankLink| rank.credit().saturating_sub(rank.placed()) as usize;
-        self.ranks.iter().filter(|rank| rank.is_up()).map(room).sum()
+        self.ranks.iter().filter(|rank| rank.is_up()).map(RankLink::room).sum()
     }
 
     /// Whether the rank in this seat is one of this link, and may be given one more leg.
     fn has_room(&self, seat: Seat) -> bool {
         let rank = self.ranks.iter().find(|rank| rank.seat == seat);
-        rank.is_some_and(|rank| rank.is_up() && rank.placed() < rank.credit())
+        rank.is_some_and(|rank| rank.is_up() && rank.room() > 0)
     }
 
     /// Finds the inbox of each row; a leg that has ended leaves the table.
@@ -379,11 +297,17 @@ impl Link {
         for leg in frame.accepted {
             put(table.get(&leg), leg, LegEvent::Accepted);
         }
-        for Started { leg, cached_tokens } in frame.started {
+        for Started { leg, cached_tokens, fetches } in frame.started {
             if let Some(placed) = table.get_mut(&leg) {
                 self.started(placed);
-                put(Some(placed), leg, LegEvent::Started { cached_tokens });
+                put(Some(placed), leg, LegEvent::Started { cached_tokens, fetches });
             }
+        }
+        for Lent { leg, origin, blocks } in frame.lent {
+            put(table.get(&leg), leg, LegEvent::Lent { origin, blocks });
+        }
+        for (leg, end) in frame.fetched {
+            put(table.get(&leg), leg, LegEvent::Fetched(end));
         }
         for TokenOut { leg, token, logprobs, finish } in frame.tokens {
             let event = LegEvent::Token { token, logprobs, finish };

@@ -6,18 +6,23 @@
 //!      ▲                                                                                  │
 //!      └─────────── one frame a step: accepted, started, tokens, failed, lost ────────────┘
 //! ```
-//! A leg lives as long as its `Sequence`: whatever ends that also frees the leg's KV blocks.
+//! A leg lives as long as its `Sequence`: whatever ends that also frees the leg's KV blocks. Where its KV
+//! comes from another rank, a `Transfer` fetches it (`transfers`).
 
 mod credit;
+mod fetches;
 pub(in crate::actors) mod kv;
+mod parts;
 mod progress;
 mod reference;
 mod sequence;
+mod steps;
 mod stream;
 mod thread;
+mod transfers;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use ractor_cluster::RactorMessage;
@@ -26,12 +31,16 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::context::NodeContext;
-use super::link::{Frame, LinkId};
+use super::link::{FetchEnd, Frame, LinkId};
+use super::restart::ended;
+use super::transfer::{Moved, Mover};
 use super::tree::{Card, CardId, Label};
 use super::worker;
-use crate::engine::{Description, Engine, EngineError, Leg};
+use crate::engine::{Description, Engine, EngineError, Leg, PullOut};
 use crate::ids::{Generation, LegId, RankIndex};
-use crate::metrics::Queued;
+use crate::kvxfer::{KvBlocks, KvOffer};
+use crate::metrics::{Queued, TransferMetrics};
+use fetches::Fetches;
 use sequence::Sequence;
 use thread::{Command, Thread};
 
@@ -59,8 +68,19 @@ pub enum Msg {
     Admit {
         /// The leg.
         leg: Leg,
+        /// Where the KV of its prompt can be fetched, if that is computed elsewhere.
+        offer: Option<Box<KvOffer>>,
         /// An attached stream.
         link: LinkId,
+        /// Counts it while it waits here.
+        queued: Queued,
+    },
+    /// More of a leg's KV can be fetched. Unknown legs are ignored.
+    More {
+        /// The leg.
+        leg: LegId,
+        /// What follows; `None`: nothing more will come.
+        more: Option<KvBlocks>,
         /// Counts it while it waits here.
         queued: Queued,
     },
@@ -81,8 +101,23 @@ pub enum Msg {
         /// The leg.
         leg: LegId,
     },
-    /// Internal: the engine is loaded.
-    Loaded(Description),
+    /// Internal: the engine is loaded, with what moves its blocks if it has a role for that.
+    Loaded(Description, Option<Weak<Mover>>),
+    /// Internal: these legs have blocks for KV that is to be fetched.
+    Pulls(Vec<PullOut>),
+    /// Internal: what happened to a pull.
+    Moved(Moved),
+    /// Internal, from a `Transfer`: it is over.
+    Fetched {
+        /// The leg.
+        leg: LegId,
+        /// Leading blocks of what was wanted that have come.
+        have: u32,
+        /// Whether all have, or why not.
+        end: FetchEnd,
+    },
+    /// Internal: `worker.transfer.quiet_s` after a pull for this leg has failed.
+    Unquiet(LegId),
     /// Internal: these legs have ended in the engine.
     Ended(Vec<LegId>),
     /// Internal: a front end closed its stream.
@@ -123,6 +158,9 @@ pub struct State {
     /// Streams that are open: a leg of another one would compute for nobody.
     attached: HashSet<LinkId>,
     live: FxHashMap<LegId, Sequence>,
+    /// `None` on a rank that fetches nothing.
+    fetches: Option<Fetches>,
+    metrics: Arc<TransferMetrics>,
     card: Card,
 }
 
@@ -148,7 +186,13 @@ impl State {
         self.thread.send(Command::Lost { leg, link: sequence.link });
     }
 
-    fn admit(&mut self, myself: &ActorRef<Msg>, leg: Leg, link: LinkId) {
+    fn admit(
+        &mut self,
+        myself: &ActorRef<Msg>,
+        leg: Leg,
+        offer: Option<Box<KvOffer>>,
+        link: LinkId,
+    ) {
         let id = leg.id;
         if self.live.contains_key(&id) || !self.attached.contains(&link) {
             return;
@@ -157,7 +201,7 @@ impl State {
             return self.thread.send(Command::Refused { leg: id, link, error });
         }
         let place = (&self.args.node.board, self.card.id());
-        let sequence = Sequence::admit(leg, link, self.thread.commands(), myself, place);
+        let sequence = Sequence::admit(leg, offer, link, self.thread.commands(), myself, place);
         self.live.insert(id, sequence);
         self.card.count(0, self.live.len() as u64);
     }
@@ -186,8 +230,9 @@ impl Actor for Rank {
         let card = args.node.board.hang(args.parent, label, myself.get_cell());
         card.state("loading");
         let thread = Thread::start(myself, &args, name, card.counters())?;
-        let (attached, live) = (HashSet::new(), FxHashMap::default());
-        Ok(State { args, thread, attached, live, card })
+        let metrics = args.node.metrics.transfer(&args.worker_name, args.index);
+        let (attached, live, fetches) = (HashSet::new(), FxHashMap::default(), None);
+        Ok(State { args, thread, attached, live, fetches, metrics, card })
     }
 
     async fn handle(
@@ -205,9 +250,13 @@ impl Actor for Rank {
                 state.end_link(link);
                 state.thread.send(Command::Detach { link });
             }
-            Msg::Admit { leg, link, queued } => {
+            Msg::Admit { leg, offer, link, queued } => {
                 drop(queued);
-                state.admit(&myself, leg, link);
+                state.admit(&myself, leg, offer, link);
+            }
+            Msg::More { leg, more, queued } => {
+                drop(queued);
+                state.more(leg, more);
             }
             Msg::Cancel { leg, queued } => {
                 drop(queued);
@@ -217,9 +266,19 @@ impl Actor for Rank {
             Msg::Kill { leg } => state.kill(leg),
             Msg::Ended(legs) => legs.into_iter().for_each(|leg| state.end(leg)),
             Msg::LinkClosed(link) => state.end_link(link),
-            Msg::Loaded(description) => {
+            Msg::Pulls(pulls) => {
+                for pull in pulls {
+                    state.fetch(&myself, pull).await;
+                }
+            }
+            Msg::Moved(moved) => state.moved(&myself, moved),
+            Msg::Fetched { leg, have, end } => state.fetched(leg, have, end),
+            Msg::Unquiet(leg) => state.unquiet(leg)?,
+            Msg::Loaded(description, mover) => {
                 debug!(rank = state.args.index.0, ?description, "engine loaded");
                 state.card.state("serving");
+                state.fetches = mover.and_then(|mover| state.fetches_of(&description, mover));
+                state.show_transfers(); // what an earlier life had is gone with it
                 let (index, life) = (state.args.index, state.args.life);
                 state.args.worker.cast(worker::Msg::RankLoaded { index, life, description })?;
             }
@@ -230,10 +289,13 @@ impl Actor for Rank {
 
     async fn handle_supervisor_evt(
         &self,
-        _: ActorRef<Msg>,
-        _: SupervisionEvent,
-        _: &mut State,
+        myself: ActorRef<Msg>,
+        event: SupervisionEvent,
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        Ok(()) // it has no children of its own
+        if let Some((child, why)) = ended(event) {
+            state.orphaned(&myself, child.get_id(), &why);
+        }
+        Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! `Sequence`: one leg of one request on this rank. It lives from admission to the leg's end, and
 //! dropping it makes the engine forget the leg and free its KV blocks, however it ended.
 //!
-//! It hangs on the tree and can be killed like an actor, but has no mailbox: nobody tells it
-//! anything, and a mailbox would cost ten times what the leg does. Its `Rank` holds it.
+//! It hangs on the tree and can be killed like an actor, but has no mailbox: its `Rank`, which holds it,
+//! tells it what there is to tell, and a mailbox would cost ten times what the leg does.
 
 use std::sync::Arc;
 
@@ -11,15 +11,21 @@ use ractor::ActorRef;
 use super::Msg;
 use super::thread::{Command, Commands};
 use crate::actors::link::LinkId;
+use crate::actors::transfer;
 use crate::actors::tree::{Bearer, Board, Card, CardId, Label};
 use crate::engine::Leg;
 use crate::ids::LegId;
+use crate::kvxfer::{KvBlocks, KvOffer};
 
 /// The leg's hold on the engine.
 pub(super) struct Sequence {
     leg: LegId,
     /// The front end's stream that it belongs to.
     pub(super) link: LinkId,
+    /// Where KV for it can be fetched, until that begins.
+    pub(super) offer: Option<Box<KvOffer>>,
+    /// Fetches it.
+    pub(super) transfer: Option<ActorRef<transfer::Msg>>,
     commands: Commands,
     _card: Card,
 }
@@ -28,6 +34,7 @@ impl Sequence {
     /// Hands the leg to the engine.
     pub(super) fn admit(
         leg: Leg,
+        offer: Option<Box<KvOffer>>,
         link: LinkId,
         commands: Commands,
         rank: &ActorRef<Msg>,
@@ -47,12 +54,24 @@ impl Sequence {
         card.count(0, leg.prompt_len as u64);
         card.count(1, leg.max_tokens.into());
         commands.send(Command::Admit { leg, link });
-        Self { leg: id, link, commands, _card: card }
+        Self { leg: id, link, offer, transfer: None, commands, _card: card }
+    }
+
+    /// More of its KV can be fetched than was offered; `None`: nothing more will come.
+    pub(super) fn more(&mut self, more: Option<KvBlocks>) {
+        let Some(offer) = &mut self.offer else { return };
+        match more {
+            Some(more) => offer.blocks.append(more),
+            None => offer.blocks = KvBlocks::default(), // what there was is gone, too
+        }
     }
 }
 
 impl Drop for Sequence {
     fn drop(&mut self) {
         self.commands.send(Command::Abort(self.leg));
+        if let Some(transfer) = &self.transfer {
+            transfer.stop(None);
+        }
     }
 }

@@ -1,31 +1,24 @@
-//! A rank's own thread: loads the engine, runs its steps, sends one frame a step to each link.
-//!
-//! The thread never waits for a front end: while a link's stream is full, what it has to say is
-//! merged into one pending frame, which is bounded by what the link's legs may still produce.
+//! A rank's own thread: loads the engine, and runs its steps (`steps`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
-use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use ractor::ActorRef;
-use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
+use tracing::info;
 
-use super::kv::KvOut;
-use super::stream::Stream;
-use super::{Args, Launch, Msg, Progress};
-use crate::actors::link::{Frame, LinkId, Report};
+use super::steps::{Shows, Steps};
+use super::{Args, Launch, Msg};
+use crate::actors::context::NodeContext;
+use crate::actors::link::{FetchEnd, Frame, LinkId};
+use crate::actors::transfer::{Leases, Mover};
 use crate::actors::tree::Counters;
-use crate::engine::{Description, Engine, EngineError, Leg, Load, PrefixCache, StepOutput};
+use crate::engine::{Description, Engine, EngineError, Leg, PrefixCache};
 use crate::ids::{LegId, RankIndex};
-use crate::metrics::{Depth, Queued, WorkerMetrics};
-
-/// How soon a full stream is tried again while the engine has nothing to do: at first, and at last.
-/// A worker may have a thousand ranks: all of them would keep the stream's writer from the CPU.
-const RETRY_STREAM: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(64)];
+use crate::metrics::{Depth, Queued, TransferMetrics};
+use crate::router::Role;
 
 /// What the thread is told. Short without a limit of its own: each request in flight has at most
 /// one unanswered command for each of its choices, and an abort after it.
@@ -36,6 +29,7 @@ pub(super) enum Command {
     Admit { leg: Leg, link: LinkId },
     Refused { leg: LegId, link: LinkId, error: EngineError },
     Abort(LegId),
+    Pulled { leg: LegId, have: u32, end: FetchEnd },
     Lost { leg: LegId, link: LinkId },
     Stop,
 }
@@ -81,6 +75,8 @@ impl Thread {
         let depth = args.node.metrics.mailboxes.engines.clone();
         let (index, life) = (args.index, args.life);
         let (launch, progress) = (args.launch.clone(), args.progress.clone());
+        let transfers = args.node.metrics.transfer(&args.worker_name, args.index);
+        let node = args.node.clone();
         std::thread::Builder::new().name(format!("rank-{name}")).spawn(move || {
             progress.turn();
             let began = Instant::now();
@@ -90,10 +86,15 @@ impl Thread {
             let end = match loaded {
                 Ok(engine) => {
                     let description = tells.described(&*engine);
-                    // A rank that is gone closes our inbox, which ends the loop.
-                    let _ = rank.cast(Msg::Loaded(description));
-                    let shows = Shows { progress, metrics, counters };
-                    Steps::new(engine, inbox, (index, life), rank.clone(), shows, tells).run()
+                    let leases = lending(&*engine, &node, &rank, transfers);
+                    leases.and_then(|leases| {
+                        let mover = leases.as_ref().map(Leases::mover);
+                        // A rank that is gone closes our inbox, which ends the loop.
+                        let _ = rank.cast(Msg::Loaded(description, mover));
+                        let shows = Shows { progress, metrics, counters };
+                        let who = (index, life, rank.clone());
+                        Steps::new(engine, inbox, who, shows, tells, leases).run()
+                    })
                 }
                 Err(error) => Err(error),
             };
@@ -133,7 +134,28 @@ fn load(launch: &Launch, rank: RankIndex) -> Result<Box<dyn Engine>, EngineError
         .unwrap_or_else(|panic| Err(panicked("load", &*panic)))
 }
 
-fn panicked(during: &'static str, panic: &(dyn std::any::Any + Send)) -> EngineError {
+/// Makes the engine's pool known to a transport, if the worker has a role that needs it.
+fn lending(
+    engine: &dyn Engine,
+    node: &NodeContext,
+    rank: &ActorRef<Msg>,
+    metrics: Arc<TransferMetrics>,
+) -> Result<Option<Leases>, EngineError> {
+    let worker = node.config.worker.as_ref().filter(|worker| worker.role != Role::Aggregated);
+    let Some(worker) = worker else { return Ok(None) };
+    let lost = |detail: String| EngineError::Lost { during: "loading".into(), detail };
+    let pool = engine.kv_pool().ok_or_else(|| {
+        lost("KV blocks of this engine cannot be moved; set worker.role to aggregated".to_owned())
+    })?;
+    let rank = rank.clone();
+    // A rank that is gone has nothing to be told.
+    let hear = move |moved| drop(rank.cast(Msg::Moved(moved)));
+    let mover = Mover::start(&worker.transfer, pool, hear).map_err(|e| lost(e.to_string()))?;
+    info!(role = worker.role.name(), transport = mover.name(), "KV blocks can be moved");
+    Ok(Some(Leases::new(Arc::new(mover), worker.transfer.lease, metrics)))
+}
+
+pub(super) fn panicked(during: &'static str, panic: &(dyn std::any::Any + Send)) -> EngineError {
     let text = panic
         .downcast_ref::<&str>()
         .map(ToString::to_string)
@@ -144,305 +166,21 @@ fn panicked(during: &'static str, panic: &(dyn std::any::Any + Send)) -> EngineE
 
 /// What front ends are told besides the rows of their legs.
 #[derive(Clone, Copy)]
-struct Tells {
+pub(super) struct Tells {
     /// Whether they hear what is cached, and how many changes may wait for one.
-    cache: bool,
-    buffer: usize,
+    pub(super) cache: bool,
+    pub(super) buffer: usize,
     /// How often those without legs hear of a load that changes.
-    interval: Duration,
+    pub(super) interval: Duration,
 }
 
 impl Tells {
     /// The engine, as front ends know it.
-    fn described(self, engine: &dyn Engine) -> Description {
+    pub(super) fn described(self, engine: &dyn Engine) -> Description {
         let mut description = engine.describe();
         if !self.cache && description.prefix_cache == PrefixCache::Told {
             description.prefix_cache = PrefixCache::Silent;
         }
         description
-    }
-}
-
-/// Where the loop shows what it does.
-struct Shows {
-    progress: Arc<Progress>,
-    metrics: Arc<WorkerMetrics>,
-    counters: Counters,
-}
-
-/// The loop's memory.
-struct Steps {
-    engine: Box<dyn Engine>,
-    inbox: std_mpsc::Receiver<(Command, Queued)>,
-    index: RankIndex,
-    life: u32,
-    rank: ActorRef<Msg>,
-    shows: Shows,
-    /// Most legs in the engine, running or waiting.
-    max_legs: usize,
-    tells: Tells,
-    streams: Vec<Stream>,
-    /// Which stream each live leg's rows go to.
-    legs: FxHashMap<LegId, LinkId>,
-    step: StepOutput,
-    ended: Vec<LegId>,
-    load: Load,
-    /// The next wait for a full stream.
-    retry: Duration,
-}
-
-/// Whether the loop goes on.
-enum Flow {
-    On,
-    Stop,
-}
-
-impl Steps {
-    fn new(
-        engine: Box<dyn Engine>,
-        inbox: std_mpsc::Receiver<(Command, Queued)>,
-        (index, life): (RankIndex, u32),
-        rank: ActorRef<Msg>,
-        shows: Shows,
-        tells: Tells,
-    ) -> Self {
-        let description = tells.described(&*engine);
-        let cache = description.prefix_cache == PrefixCache::Told;
-        Self {
-            max_legs: description.max_running + description.max_waiting,
-            tells: Tells { cache, ..tells },
-            engine,
-            inbox,
-            index,
-            life,
-            rank,
-            shows,
-            streams: Vec::new(),
-            legs: FxHashMap::default(),
-            step: StepOutput::default(),
-            ended: Vec::new(),
-            load: Load::default(),
-            retry: RETRY_STREAM[0],
-        }
-    }
-
-    fn run(&mut self) -> Result<(), EngineError> {
-        self.show_load(); // what an earlier generation showed is gone with it
-        loop {
-            if let Flow::Stop = self.obey() {
-                return Ok(());
-            }
-            if self.engine.has_work() {
-                self.step()?;
-            }
-            self.send();
-        }
-    }
-
-    /// Takes in all commands that wait; waits for one if there is nothing else to do.
-    fn obey(&mut self) -> Flow {
-        if !self.engine.has_work() {
-            let unsent = self.streams.iter().any(Stream::has_unsent);
-            let first = if unsent {
-                let command = self.inbox.recv_timeout(self.retry);
-                if let Err(RecvTimeoutError::Timeout) = command {
-                    self.retry = (2 * self.retry).min(RETRY_STREAM[1]);
-                }
-                command.ok()
-            } else {
-                match self.inbox.recv() {
-                    Ok(command) => Some(command),
-                    Err(_) => return Flow::Stop,
-                }
-            };
-            if let Some(Flow::Stop) = first.map(|command| self.apply(command)) {
-                return Flow::Stop;
-            }
-        }
-        while let Ok(command) = self.inbox.try_recv() {
-            if let Flow::Stop = self.apply(command) {
-                return Flow::Stop;
-            }
-        }
-        self.send(); // what was accepted or refused must not wait for a long step
-        Flow::On
-    }
-
-    fn apply(&mut self, (command, _): (Command, Queued)) -> Flow {
-        match command {
-            Command::Attach { link, frames } => {
-                let kv = self.tells.cache.then(|| KvOut::new(self.tells.buffer));
-                self.streams.push(Stream::new(link, frames, kv));
-            }
-            Command::Detach { link } => self.detach(link),
-            Command::Snapshot { link } => {
-                let stream = self.stream(link);
-                if let Some(kv) = stream.and_then(|stream| stream.kv.as_mut()) {
-                    kv.restart();
-                    self.shows.metrics.kv_snapshots.inc();
-                }
-            }
-            Command::Admit { leg, link } => self.admit(leg, link),
-            Command::Refused { leg, link, error } => {
-                self.say(link, |frame| frame.failed.push((leg, error)));
-            }
-            Command::Abort(leg) => {
-                if self.forget(leg) {
-                    self.engine.abort(leg);
-                    self.show_load();
-                }
-            }
-            Command::Lost { leg, link } => self.say(link, |frame| frame.lost.push(leg)),
-            Command::Stop => return Flow::Stop,
-        }
-        Flow::On
-    }
-
-    fn detach(&mut self, link: LinkId) {
-        self.streams.retain(|stream| stream.link != link);
-    }
-
-    fn stream(&mut self, link: LinkId) -> Option<&mut Stream> {
-        self.streams.iter_mut().find(|stream| stream.link == link)
-    }
-
-    /// The leg has ended; `false` if it had before.
-    fn forget(&mut self, leg: LegId) -> bool {
-        let Some(link) = self.legs.remove(&leg) else { return false };
-        if let Some(stream) = self.stream(link) {
-            stream.legs -= 1;
-        }
-        true
-    }
-
-    fn admit(&mut self, leg: Leg, link: LinkId) {
-        let id = leg.id;
-        match self.engine.admit(leg) {
-            Ok(()) => {
-                // The same leg may be admitted twice, and is one.
-                let is_new = self.legs.insert(id, link).is_none();
-                if let Some(stream) = self.stream(link) {
-                    stream.legs += usize::from(is_new);
-                    stream.pending.accepted.push(id);
-                }
-            }
-            Err(error) => {
-                self.ended.push(id);
-                self.say(link, |frame| frame.failed.push((id, error)));
-            }
-        }
-    }
-
-    fn say(&mut self, link: LinkId, add: impl FnOnce(&mut Frame)) {
-        if let Some(stream) = self.stream(link) {
-            add(&mut stream.pending);
-        }
-    }
-
-    fn step(&mut self) -> Result<(), EngineError> {
-        let span = tracing::debug_span!("step", rank = self.index.0, legs = self.legs.len());
-        let _entered = span.enter();
-        let began = Instant::now();
-        self.shows.progress.turn();
-        let (engine, out) = (&mut self.engine, &mut self.step);
-        let done = catch_unwind(AssertUnwindSafe(|| engine.step(out)));
-        self.shows.progress.turn();
-        done.unwrap_or_else(|panic| Err(panicked("step", &*panic)))?;
-        self.shows.metrics.steps.inc();
-        self.shows.metrics.step.observe(began.elapsed());
-        self.shows.metrics.step_tokens.observe(self.step.computed_tokens as u64);
-        self.show_load();
-        self.shows.counters.add(1, 1);
-        self.shows.counters.add(2, self.step.tokens.len() as u64);
-        self.deal();
-        Ok(())
-    }
-
-    fn show_load(&mut self) {
-        let load = self.engine.load();
-        self.shows.metrics.set_load(&load, &self.load);
-        self.load = load;
-    }
-
-    /// Sorts the step's rows into the streams of their front ends.
-    fn deal(&mut self) {
-        for row in self.step.tokens.iter().filter(|row| row.finish.is_some()) {
-            self.ended.push(row.leg);
-        }
-        self.ended.extend(self.step.failed.iter().map(|(leg, _)| *leg));
-        for kv in self.streams.iter_mut().filter_map(|stream| stream.kv.as_mut()) {
-            kv.add(&self.step.kv_events);
-        }
-        if let [only] = self.streams.as_mut_slice() {
-            only.pending.append_step(&mut self.step);
-        } else {
-            self.deal_to_many();
-        }
-        let ended = std::mem::take(&mut self.ended);
-        for leg in &ended {
-            self.forget(*leg);
-        }
-        self.ended = ended;
-        self.step.clear();
-    }
-
-    fn deal_to_many(&mut self) {
-        for started in std::mem::take(&mut self.step.started) {
-            self.say_of(started.leg, |frame| frame.started.push(started));
-        }
-        for token in std::mem::take(&mut self.step.tokens) {
-            self.say_of(token.leg, |frame| frame.tokens.push(token));
-        }
-        for (leg, error) in std::mem::take(&mut self.step.failed) {
-            self.say_of(leg, |frame| frame.failed.push((leg, error)));
-        }
-    }
-
-    fn say_of(&mut self, leg: LegId, add: impl FnOnce(&mut Frame)) {
-        if let Some(link) = self.legs.get(&leg) {
-            self.say(*link, add);
-        }
-    }
-
-    /// Sends what is pending to every stream that has room, and tells the rank which legs ended.
-    fn send(&mut self) {
-        if !self.ended.is_empty() {
-            // Before the frames: who hears of an end may place the next leg at once.
-            let _ = self.rank.cast(Msg::Ended(std::mem::take(&mut self.ended)));
-        }
-        let mut closed = Vec::new();
-        let load = self.engine.load();
-        let free = self.max_legs.saturating_sub(self.legs.len());
-        let report = Report { rank: self.index, life: self.life, load, credit: 0 };
-        let links = self.streams.len();
-        for stream in &mut self.streams {
-            if stream.frames.is_closed() {
-                closed.push(stream.link);
-                continue;
-            }
-            if !stream.report(report, free, links, self.tells.interval) {
-                continue;
-            }
-            match stream.frames.try_reserve() {
-                Ok(place) => {
-                    let cached = |blocks: &mut Vec<_>| self.engine.cached_blocks(blocks);
-                    let news = stream.kv.as_mut().and_then(|kv| kv.take(self.index, cached));
-                    stream.pending.kv = news.map(Box::new);
-                    place.send(std::mem::take(&mut stream.pending));
-                    (self.retry, stream.is_full) = (RETRY_STREAM[0], false);
-                }
-                // Merged into the next frame.
-                Err(TrySendError::Full(())) if stream.is_full => {}
-                Err(TrySendError::Full(())) => {
-                    stream.is_full = true;
-                    self.shows.metrics.stream_full.inc();
-                }
-                Err(TrySendError::Closed(())) => closed.push(stream.link),
-            }
-        }
-        for link in closed {
-            self.detach(link);
-            let _ = self.rank.cast(Msg::LinkClosed(link)); // a rank that is gone has ended its legs
-        }
     }
 }

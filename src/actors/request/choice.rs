@@ -1,13 +1,24 @@
 //! One choice of a request: its tokens, its text, its end. It knows no actor and no wire format.
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::handover::Handover;
 use crate::actors::inbox::Lost;
 use crate::actors::link::Link;
 use crate::actors::reply::{Delta, DeltaToken, Finish, NewRequest, Reply};
 use crate::engine::{FinishReason, TokenLogprobs};
 use crate::ids::LegId;
+use crate::kvxfer::{KvBlocks, KvOrigin};
+use crate::metrics::PrefillPlace;
 use crate::text::{Detokenizer, OutputText, StopScanner, TextModel};
+
+/// Where the prompt of a choice is prefilled.
+pub(super) struct Prefill {
+    pub(super) place: PrefillPlace,
+    /// If elsewhere.
+    pub(super) rank: Option<String>,
+}
 
 /// What a token did to its choice.
 pub(super) enum Progress {
@@ -22,6 +33,12 @@ pub(super) struct Choice {
     output: Vec<u32>,
     /// The leg it is on, and the way there.
     leg: Option<(Arc<Link>, usize, LegId)>,
+    /// Its prompt is computed, or kept, on another rank.
+    pub(super) handover: Option<Handover>,
+    /// Where its prompt is prefilled, on a model that has ranks for it.
+    pub(super) prefill: Option<Prefill>,
+    /// Prefills on other ranks that came to nothing.
+    failed_prefills: u16,
     /// Legs it was placed on and lost.
     losses: u16,
     last_loss: Option<Lost>,
@@ -58,6 +75,9 @@ impl Choice {
             prompt,
             output: Vec::new(),
             leg: None,
+            handover: None,
+            prefill: None,
+            failed_prefills: 0,
             losses: 0,
             attempts: 0,
             last_loss: None,
@@ -89,16 +109,23 @@ impl Choice {
         [&*self.prompt, &self.output].concat()
     }
 
-    pub(super) fn needs_leg(&self) -> bool {
-        !self.ended && self.leg.is_none()
+    /// Whether a leg is to be placed for it now; `overlap`: also while its prompt is being computed.
+    pub(super) fn needs_leg(&self, overlap: bool) -> bool {
+        let ready = |handover: &Handover| handover.is_ready(overlap);
+        !self.ended && self.leg.is_none() && self.handover.as_ref().is_none_or(ready)
     }
 
     pub(super) fn has_leg(&self) -> bool {
-        self.leg.is_some()
+        self.leg.is_some() || self.handover.is_some()
     }
 
     pub(super) fn is_on(&self, leg: LegId) -> bool {
         self.leg.as_ref().is_some_and(|(.., on)| *on == leg)
+    }
+
+    /// Whether this is the leg that computes its prompt on another rank.
+    pub(super) fn is_prefilled_on(&self, leg: LegId) -> bool {
+        self.handover.as_ref().is_some_and(|handover| handover.is_of(leg))
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -128,6 +155,43 @@ impl Choice {
     pub(super) fn placed(&mut self, link: Arc<Link>, rank: usize, leg: LegId) {
         self.leg = Some((link, rank, leg));
         self.attempts = self.attempts.saturating_add(1);
+        if let Some(handover) = &mut self.handover {
+            handover.is_taken_on();
+        }
+    }
+
+    /// Its prompt is computed on another rank.
+    pub(super) fn prefilled_on(&mut self, handover: Handover) {
+        self.handover = Some(handover);
+        self.attempts = self.attempts.saturating_add(1);
+    }
+
+    /// What follows can be fetched, too.
+    pub(super) fn lent(&mut self, origin: Option<KvOrigin>, blocks: KvBlocks) {
+        let Some(handover) = &mut self.handover else { return };
+        handover.lent(origin, blocks);
+        if let Some((link, rank, leg)) = &self.leg {
+            link.more(*rank, *leg, handover.feed());
+        }
+    }
+
+    /// Its prompt will not come from the other rank, or no more of it: what it does not have by now it
+    /// computes. Until `shun` that rank is not asked again; if it was its leg that failed, by nobody.
+    pub(super) fn prefill_failed(&mut self, now: Instant, shun: Option<Instant>) {
+        let Some(handover) = self.handover.take() else { return };
+        if let Some(until) = shun {
+            let decoder = self.leg.as_ref().map(|(link, rank, _)| link.ranks[*rank].seat);
+            handover.shun(decoder, now, until);
+        }
+        self.failed_prefills = self.failed_prefills.saturating_add(1);
+        if let Some((link, rank, leg)) = &self.leg {
+            link.more(*rank, *leg, None);
+        }
+    }
+
+    /// Prefills on other ranks that came to nothing.
+    pub(super) fn failed_prefills(&self) -> u16 {
+        self.failed_prefills
     }
 
     /// The leg came to nothing, through nobody's fault.
@@ -159,6 +223,7 @@ impl Choice {
 
     /// Ends the leg, if there is one, on its rank too.
     pub(super) fn cancel(&mut self) {
+        self.handover = None;
         if let Some((link, _, leg)) = self.leg.take() {
             link.cancel(leg);
         }
@@ -206,6 +271,7 @@ impl Choice {
 
     fn end(&mut self, by_engine: bool) {
         self.ended = true;
+        self.handover = None;
         if by_engine {
             self.leg = None;
         } else {

@@ -1,8 +1,10 @@
 //! Where a request's legs run: choosing a rank, and what the loss of one means.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::choice::Choice;
+use super::choice::{Choice, Prefill};
+use super::handover::Handover;
 use super::inbox::RequestInbox;
 use crate::actors::failure::Failure;
 use crate::actors::handle::Shared;
@@ -10,11 +12,11 @@ use crate::actors::inbox::Lost;
 use crate::actors::link::Link;
 use crate::actors::models::{ModelView, ServedModel};
 use crate::actors::reply::{NewRequest, Wishes};
-use crate::actors::router::{Ask, Explanation, Routed, Seat};
+use crate::actors::router::{Ask, ExplainedPrefill, Explanation, Offer, Routed, Seat};
 use crate::engine::{EngineError, Leg, Part, Reach, Sampling};
 use crate::ids::{LegId, RequestId};
-use crate::metrics::Migration;
-use crate::router::{Claim, Mode};
+use crate::metrics::{LabelValue, Migration, PrefillPlace};
+use crate::router::{Claim, Mode, Place, Role};
 
 /// What all legs of a request share.
 pub(super) struct Legs {
@@ -28,6 +30,35 @@ pub(super) struct Legs {
     salt: u64,
     pub(super) wishes: Wishes,
     migrations: u64,
+}
+
+impl Prefill {
+    fn explained(&self) -> ExplainedPrefill {
+        ExplainedPrefill { place: self.place.text(), rank: self.rank.clone() }
+    }
+}
+
+impl From<Place> for PrefillPlace {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Elsewhere => Self::Elsewhere,
+            Place::Short => Self::Short,
+            Place::Cached => Self::Cached,
+            Place::Empty => Self::Empty,
+            Place::Full => Self::Full,
+            Place::Failing => Self::Failing,
+        }
+    }
+}
+
+/// Whether the rank can fetch what others have prefilled.
+fn fetches((link, _): &(&Arc<Link>, usize)) -> bool {
+    link.role == Role::Decode
+}
+
+/// These ranks as their router sees them.
+fn offers(ranks: &[(&Arc<Link>, usize)]) -> Vec<Offer> {
+    ranks.iter().map(|(link, rank)| link.ranks[*rank].offer(link.block_tokens)).collect()
 }
 
 /// What to do about a leg that ended without ending its choice.
@@ -85,22 +116,55 @@ impl Legs {
         let Some(model) = view.model(&self.model.name) else {
             return Err(NotPlaced::NoRank("it is not served here any more".to_string()));
         };
-        let ranks = self.ranks(choice, model)?;
-        let offers: Vec<_> =
-            ranks.iter().map(|(link, rank)| link.ranks[*rank].offer(link.block_tokens)).collect();
+        let mut ranks = self.ranks(choice, model)?;
+        let has_room = |(link, at): &(&Arc<Link>, usize)| link.ranks[*at].room() > 0;
+        if choice.handover.is_some() && ranks.iter().any(|rank| fetches(rank) && has_room(rank)) {
+            ranks.retain(fetches);
+        }
         let tokens = choice.tokens();
         let ask = Ask { session: self.session_of(choice), ..self.ask(&tokens) };
+        if choice.handover.is_none()
+            && let Some(prefill) = self.prefill(choice, index, &ask, (model, &ranks), inbox)?
+        {
+            let elsewhere = prefill.place == PrefillPlace::Elsewhere;
+            choice.prefill = Some(prefill);
+            if elsewhere {
+                return Ok(None);
+            }
+        }
         let name = |at: usize| ranks[at].0.rank_name(ranks[at].1);
-        let Some(Routed { index: at, cached_blocks, explanation }) =
-            self.model.router.route(&ask, &offers, name)
-        else {
+        let routed = self.model.router.route(&ask, &offers(&ranks), name);
+        let Some(Routed { index: at, cached_blocks, mut explanation }) = routed else {
             return Err(self.nowhere(choice, model, ranks.len()));
         };
+        if let Some(explanation) = &mut explanation {
+            explanation.prefill = choice.prefill.as_ref().map(Prefill::explained);
+        }
         let (link, rank) = (ranks[at].0.clone(), ranks[at].1);
+        let mut leg = self.leg(choice, index, tokens);
+        let mut cached = cached_blocks as usize * link.block_tokens;
+        let mut offer = None;
+        if !fetches(&ranks[at]) {
+            choice.handover = None; // it can only compute all of it
+        }
+        if let Some(handover) = &mut choice.handover {
+            cached = cached.max(handover.tokens());
+            leg.part = Part::Decode { blocks: (handover.tokens() / link.block_tokens) as u32 };
+            offer = handover.offer();
+        }
+        choice.placed(link.clone(), rank, leg.id);
+        if let Err(lost) = link.place(rank, (leg, offer), cached, inbox.clone()) {
+            choice.unplaced();
+            return Err(NotPlaced::NoRank(lost.to_string()));
+        }
+        Ok(explanation)
+    }
+
+    /// A leg for all of the choice.
+    fn leg(&self, choice: &Choice, index: usize, tokens: Vec<u32>) -> Leg {
         let attempt = choice.next_attempt();
-        let id = LegId { request: self.id, choice: index as u16, attempt };
-        let leg = Leg {
-            id,
+        Leg {
+            id: LegId { request: self.id, choice: index as u16, attempt },
             tokens,
             prompt_len: choice.prompt_tokens(),
             max_tokens: self.max_tokens,
@@ -108,13 +172,84 @@ impl Legs {
             sampling: self.sampling.clone(),
             salt: self.salt,
             part: Part::Whole,
-        };
-        choice.placed(link.clone(), rank, id);
-        if let Err(lost) = link.place(rank, leg, cached_blocks, inbox.clone()) {
-            choice.unplaced();
-            return Err(NotPlaced::NoRank(lost.to_string()));
         }
-        Ok(explanation)
+    }
+
+    /// Decides where the choice's prompt is prefilled, and if that is on a rank that only prefills, starts
+    /// a leg there. `None` if the model never had such ranks.
+    fn prefill(
+        &self,
+        choice: &mut Choice,
+        index: usize,
+        ask: &Ask<'_>,
+        (model, decoders): (&ModelView, &[(&Arc<Link>, usize)]),
+        inbox: &Arc<RequestInbox>,
+    ) -> Result<Option<Prefill>, NotPlaced> {
+        if !decoders.iter().any(fetches) {
+            return Ok(None);
+        }
+        let Some((at, cached)) = self.model.router.peek(ask, &offers(decoders)) else {
+            return Err(self.nowhere(choice, model, decoders.len()));
+        };
+        if !fetches(&decoders[at]) {
+            return Ok(None); // it does both
+        }
+        let metrics = self.shared.node.metrics.model(&self.model.name);
+        let here = |place| {
+            metrics.prefill_places.inc(place);
+            Ok(Some(Prefill { place, rank: None }))
+        };
+        let limits = self.shared.frontend_config();
+        let (now, thresholds) = (Instant::now(), limits.disaggregation.thresholds);
+        let decoder = decoders[at].0.ranks[decoders[at].1].seat;
+        let seen = |(link, at): &(&Arc<Link>, usize)| link.ranks[*at].as_prefill(decoder, now);
+        let mut ranks = self.prefill_ranks(choice, model);
+        let all: Vec<_> = ranks.iter().map(seen).collect();
+        // The last token is computed by the rank that decodes.
+        ranks.retain(|(link, _)| link.block_tokens < ask.tokens.len());
+        let place = match thresholds.place(ask.tokens.len() as u64, cached as u64, &all) {
+            Place::Elsewhere if choice.failed_prefills() > limits.migration_limit => {
+                PrefillPlace::Fallback
+            }
+            Place::Elsewhere if ranks.is_empty() => PrefillPlace::Short,
+            place => place.into(),
+        };
+        if place != PrefillPlace::Elsewhere {
+            return here(place);
+        }
+        let room = decoders.iter().map(|(link, at)| link.ranks[*at].room()).sum();
+        let Some(promise) = self.model.router.promise(room) else {
+            return Err(self.nowhere(choice, model, decoders.len()));
+        };
+        ranks.retain(|rank| thresholds.takes(seen(rank)));
+        let ask = Ask { session: None, explain: false, ..*ask };
+        let routed = self.model.prefill.route(&ask, &offers(&ranks), |_| String::new());
+        let Some(Routed { index: at, cached_blocks, .. }) = routed else {
+            return here(PrefillPlace::Full);
+        };
+        let (link, rank) = (ranks[at].0.clone(), ranks[at].1);
+        let leg = Leg { part: Part::Prefill, ..self.leg(choice, index, ask.tokens.to_vec()) };
+        choice.prefilled_on(Handover::new(link.clone(), rank, leg.id, promise));
+        let cached = cached_blocks as usize * link.block_tokens;
+        let prefill = Prefill { place, rank: Some(link.rank_name(rank)) };
+        if link.place(rank, (leg, None), cached, inbox.clone()).is_err() {
+            choice.prefill_failed(now, Some(now + limits.disaggregation.shun));
+            return here(PrefillPlace::Fallback);
+        }
+        metrics.prefill_places.inc(place);
+        Ok(Some(prefill))
+    }
+
+    /// The ranks that live and only prefill, with room or without.
+    fn prefill_ranks<'a>(
+        &self,
+        choice: &Choice,
+        model: &'a ModelView,
+    ) -> Vec<(&'a Arc<Link>, usize)> {
+        let links = model.links.iter().filter(|link| link.role == Role::Prefill);
+        let links = links.filter(|link| link.takes_work() && choice.fits(link));
+        let ranks = links.flat_map(|link| (0..link.ranks.len()).map(move |rank| (link, rank)));
+        ranks.filter(|(link, rank)| link.ranks[*rank].is_up()).collect()
     }
 
     fn ask<'a>(&self, tokens: &'a [u32]) -> Ask<'a> {
@@ -134,7 +269,7 @@ impl Legs {
         };
         let view = self.shared.view.borrow();
         let links = view.model(&self.model.name).into_iter().flat_map(|model| &model.links);
-        let links = links.filter(|link| link.takes_work());
+        let links = links.filter(|link| link.decodes());
         let mut ranks = links.flat_map(|link| (0..link.ranks.len()).map(move |at| (link, at)));
         let named = ranks.find(|(link, at)| link.rank_name(*at) == *name);
         named.map(|(link, at)| link.ranks[at].seat)
@@ -157,7 +292,7 @@ impl Legs {
     ) -> Result<Vec<(&'a Arc<Link>, usize)>, NotPlaced> {
         let mut ranks = Vec::new();
         let mut others = false;
-        for link in model.links.iter().filter(|link| link.takes_work()) {
+        for link in model.links.iter().filter(|link| link.decodes()) {
             match choice.fits(link) {
                 true => ranks.extend((0..link.ranks.len()).map(|rank| (link, rank))),
                 false => others = true,
@@ -201,15 +336,16 @@ impl Legs {
     pub(super) fn has_ranks(&self, choice: &Choice) -> bool {
         let view = self.shared.view.borrow();
         let mut links = view.model(&self.model.name).into_iter().flat_map(|model| &model.links);
-        links.any(|link| link.takes_work() && choice.fits(link))
+        links.any(|link| link.decodes() && choice.fits(link))
     }
 
     /// No rank has room. A client whose answer has begun waits for one; another may come again.
     fn nowhere(&self, choice: &Choice, model: &ModelView, ranks: usize) -> NotPlaced {
         if ranks == 0 {
             let restarting = "its ranks are restarting".to_string();
-            let lives = model.links.iter().any(|link| link.takes_work());
-            return NotPlaced::NoRank(if lives { restarting } else { model.reason.clone() });
+            let lives = model.links.iter().any(|link| link.decodes());
+            let reason = || model.readiness().reason.unwrap_or_else(|| model.reason.clone());
+            return NotPlaced::NoRank(if lives { restarting } else { reason() });
         }
         if choice.has_begun() {
             return NotPlaced::NoRank(format!("all {ranks} ranks are full"));
@@ -235,6 +371,9 @@ impl Legs {
             Lost::Rank => Migration::RankLost,
             Lost::Sequence => Migration::SequenceLost,
         });
+        if lost == Lost::Sequence {
+            choice.handover = None; // what it fetched may have been what went wrong
+        }
         choice.lost(lost);
     }
 

@@ -1,7 +1,8 @@
 //! `Request`: one client request. Owns the client's answer and is the only one that decides where
 //! its work runs.
 //!
-//! Each of its choices has at most one leg at a time. A leg that is lost is placed again from the
+//! Each of its choices has at most one leg at a time, and one more while another rank computes its
+//! prompt (`handover`). A leg that is lost is placed again from the
 //! prompt and the tokens already delivered; that is all there is to migration. Cancelling is
 //! stopping this actor: dropping its state cancels the legs.
 //!
@@ -9,6 +10,7 @@
 //! token or any other event changes about legs, or about the request's life, the actor decides.
 
 mod choice;
+mod handover;
 mod inbox;
 mod legs;
 mod placing;
@@ -22,13 +24,14 @@ use tracing::{Span, debug, info_span};
 
 use super::failure::Failure;
 use super::handle::Shared;
-use super::inbox::LegEvent;
+use super::inbox::{LegEvent, Lost};
+use super::link::FetchEnd;
 use super::reply::{NewRequest, Reply, Usage};
 use super::requests;
 use super::router::{Called, Turn};
 use super::tree::{Card, CardId, Label};
 use crate::config::Frontend;
-use crate::engine::{FinishReason, TokenLogprobs};
+use crate::engine::{FinishReason, Reach, TokenLogprobs};
 use crate::ids::{LegId, RequestId};
 use crate::metrics::{Cancellation, ModelMetrics, Outcome};
 use choice::{Choice, Progress};
@@ -188,10 +191,15 @@ impl State {
         let mut flow = Flow::On;
         for (leg, event) in events.drain(..) {
             let choice = usize::from(leg.choice);
-            if !self.choices[choice].is_on(leg) {
+            let on = &self.choices[choice];
+            let outcome = if on.is_on(leg) {
+                self.event(choice, event, now)
+            } else if on.is_prefilled_on(leg) {
+                Ok(self.prefill_event(choice, event, now))
+            } else {
                 continue; // what an earlier leg of this choice still said
-            }
-            match self.event(choice, event, now) {
+            };
+            match outcome {
                 Ok(None) => {}
                 Ok(Some(Again::Now)) => again = again.or(Some(Again::Now)),
                 Ok(later) => again = later,
@@ -229,20 +237,26 @@ impl State {
         match event {
             LegEvent::Accepted => {
                 choice.accepted();
-                let has_all = !self.choices.iter().any(Choice::needs_leg);
-                self.wait.took_one(has_all, &self.legs.model.router.line);
+                self.taken();
             }
-            LegEvent::Started { cached_tokens } => {
+            LegEvent::Started { cached_tokens, fetches } => {
                 choice.started(cached_tokens);
                 if self.legs.wishes.tell_ranks
                     && let Some(rank) = choice.rank_name()
                 {
                     self.reply.started(index, rank);
                 }
-                if std::mem::take(&mut self.clock.queued) {
-                    self.metrics.queue.observe(now - self.clock.admitted);
+                if !fetches {
+                    choice.handover = None; // all that was computed elsewhere is cached there
                 }
+                self.left_queue(now);
             }
+            LegEvent::Fetched(FetchEnd::Whole) => choice.handover = None,
+            LegEvent::Fetched(end) => {
+                let shun = now + self.limits.disaggregation.shun;
+                choice.prefill_failed(now, (end == FetchEnd::NotGiven).then_some(shun));
+            }
+            LegEvent::Lent { .. } => {} // it is no prefill
             LegEvent::Token { token, logprobs, finish } => {
                 self.token(index, token, logprobs, finish);
             }
@@ -254,6 +268,47 @@ impl State {
             }
         }
         Ok(None)
+    }
+
+    /// A rank has taken a leg.
+    fn taken(&mut self) {
+        let has_all = !self.choices.iter().any(|choice| self.needs_leg(choice));
+        self.wait.took_one(has_all, &self.legs.model.router.line);
+    }
+
+    fn left_queue(&mut self, now: Instant) {
+        if std::mem::take(&mut self.clock.queued) {
+            self.metrics.queue.observe(now - self.clock.admitted);
+        }
+    }
+
+    fn needs_leg(&self, choice: &Choice) -> bool {
+        choice.needs_leg(self.limits.disaggregation.overlap)
+    }
+
+    /// Takes in an event of the leg that computes a choice's prompt on another rank. Nothing that goes
+    /// wrong there ends the request: the rank that decodes can compute the prompt, too.
+    fn prefill_event(&mut self, index: usize, event: LegEvent, now: Instant) -> Option<Again> {
+        let choice = &mut self.choices[index];
+        match event {
+            LegEvent::Accepted => self.taken(),
+            LegEvent::Started { cached_tokens, .. } => {
+                choice.started(cached_tokens);
+                self.left_queue(now);
+            }
+            LegEvent::Lent { origin, blocks } => choice.lent(origin, blocks),
+            LegEvent::Failed(error) => {
+                let lost = error.reach() == Reach::Engine;
+                choice.prefill_failed(now, lost.then_some(now + self.limits.disaggregation.shun));
+            }
+            LegEvent::Lost(lost) => {
+                let lost = lost != Lost::Sequence;
+                choice.prefill_failed(now, lost.then_some(now + self.limits.disaggregation.shun));
+            }
+            LegEvent::Fetched(_) | LegEvent::Token { .. } => {} // it is no decode
+        }
+        let choice = &self.choices[index];
+        self.needs_leg(choice).then_some(Again::Now)
     }
 
     /// Takes in a token of a choice.

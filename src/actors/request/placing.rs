@@ -83,7 +83,7 @@ impl State {
             return self.stand_in_line(inbox);
         }
         for index in 0..self.choices.len() {
-            if !self.choices[index].needs_leg() {
+            if !self.needs_leg(&self.choices[index]) {
                 continue;
             }
             match self.legs.place(&mut self.choices[index], index, inbox) {
@@ -143,7 +143,7 @@ impl State {
         // One that has not begun may be waiting for one rank: nobody stands back for that.
         let (wants_any, line) = (self.legs.wants().is_none(), &self.legs.model.router.line);
         let may_go_anywhere = |choice: &&Choice| choice.has_begun() || wants_any;
-        let without = self.choices.iter().filter(|choice| choice.needs_leg());
+        let without = self.choices.iter().filter(|choice| self.needs_leg(choice));
         let lost_its_leg = without.clone().any(Choice::has_begun);
         let for_room = self.has_begun()
             && without.clone().filter(may_go_anywhere).any(|choice| self.legs.has_ranks(choice));

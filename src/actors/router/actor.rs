@@ -82,13 +82,14 @@ impl Actor for Router {
             Msg::Tick => {
                 let router = &state.model.router;
                 router.tidy(Instant::now());
+                state.model.prefill.tidy(Instant::now());
                 // A turn may have come to nothing since a link last said what room it has.
                 if router.line.has_waiting() {
                     state.call();
                 }
-                let (ranks, blocks) = router.size();
-                state.card.count(0, ranks as u64);
-                state.card.count(1, blocks as u64);
+                let (decode, prefill) = (router.size(), state.model.prefill.size());
+                state.card.count(0, (decode.0 + prefill.0) as u64);
+                state.card.count(1, (decode.1 + prefill.1) as u64);
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{ModelRouter, Seat};
 use crate::ids::BlockHash;
-use crate::router::{Affinity, Mode, RankLoad, Score};
+use crate::router::{Affinity, Mode, Score};
 
 /// A leg that needs a rank.
 pub struct Ask<'a> {
@@ -57,6 +57,19 @@ pub struct Explanation {
     pub chosen: String,
     /// All that could have been, that one included.
     pub ranks: Vec<Explained>,
+    /// Where the prompt is prefilled, on models that have ranks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefill: Option<ExplainedPrefill>,
+}
+
+/// Where a prompt is prefilled.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ExplainedPrefill {
+    /// `elsewhere`, or why it is not: `short`, `cached`, `empty`, `full`, `failing` or `fallback`.
+    pub place: &'static str,
+    /// The rank, as node/worker/rank.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<String>,
 }
 
 /// One rank of an explanation; loads and costs are in KV blocks, before this leg.
@@ -112,6 +125,33 @@ impl ModelRouter {
         routed
     }
 
+    /// Which of `offers` would get the leg now, and how many of its leading tokens that should have
+    /// cached; `None` if none has room. Nothing is counted on.
+    pub fn peek(&self, ask: &Ask<'_>, offers: &[Offer]) -> Option<(usize, usize)> {
+        let mut hasher = self.inside().hasher.clone()?;
+        let mut chain = Vec::new();
+        if self.mode == Mode::Kv {
+            hasher.extend(ask.tokens, ask.salt, &mut chain);
+        }
+        let mut guard = self.inside();
+        let inside = &mut *guard;
+        inside.weigh(&chain, hasher.block_tokens(), offers);
+        let blocks = ask.tokens.len() as f64 / hasher.block_tokens() as f64;
+        // As good as the choice itself, but for modes that go by turns or at random.
+        let mut picker = inside.picker;
+        let (candidates, scores) = (&inside.candidates, &mut inside.scores);
+        let picked = picker.pick(self.mode, &self.weights, blocks, candidates, scores);
+        let session = ask.session.filter(|_| self.affinity != Affinity::Off);
+        let bound = session.and_then(|session| inside.of_session(session, offers, Instant::now()));
+        let chosen = match bound {
+            Some(at) if inside.candidates[at].has_room => at,
+            Some(_) if self.affinity == Affinity::Hard => return None,
+            _ => picked?,
+        };
+        let cached = inside.candidates[chosen].cached.all() as usize * hasher.block_tokens();
+        Some((chosen, cached.min(ask.tokens.len())))
+    }
+
     /// The rank that the session's requests must go to, if there is one.
     pub fn bound_to(&self, session: u64) -> Option<Seat> {
         if self.affinity != Affinity::Hard {
@@ -141,21 +181,11 @@ impl ModelRouter {
         offers: &[Offer],
         name: impl Fn(usize) -> String,
     ) -> Option<Routed> {
-        let in_blocks = |tokens: u64| tokens as f64 / block_tokens.max(1) as f64;
-        let blocks = in_blocks(ask.tokens.len() as u64);
+        let blocks = ask.tokens.len() as f64 / block_tokens.max(1) as f64;
         let mut guard = self.inside();
         let inside = &mut *guard;
-        inside.look_up(chain);
-        let mut candidates = std::mem::take(&mut inside.candidates);
-        candidates.clear();
-        candidates.extend(offers.iter().map(|offer| {
-            let load = RankLoad {
-                prefill_blocks: in_blocks(offer.prefill_tokens),
-                decode_blocks: f64::from(offer.blocks_used),
-                legs: offer.legs,
-            };
-            inside.candidate(offer.seat, load, offer.has_room)
-        }));
+        inside.weigh(chain, block_tokens, offers);
+        let candidates = std::mem::take(&mut inside.candidates);
         let now = Instant::now();
         let session = ask.session.filter(|_| self.affinity != Affinity::Off);
         let bound = session.and_then(|session| inside.of_session(session, offers, now));
@@ -190,7 +220,7 @@ impl ModelRouter {
             });
             let ranks = explained.collect();
             let mode = if bound.is_some() { "affinity" } else { self.mode.name() };
-            Explanation { mode, blocks, chosen: name(index), ranks }
+            Explanation { mode, blocks, chosen: name(index), ranks, prefill: None }
         });
         let cached_blocks = chosen.map_or(0, |index| candidates[index].cached.all());
         inside.candidates = candidates;

@@ -10,11 +10,12 @@ mod line;
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use actor::{Args, Msg, Router, State};
-pub use ask::{Ask, Explained, Explanation, Offer, Routed};
+pub use ask::{Ask, Explained, ExplainedPrefill, Explanation, Offer, Routed};
 pub use line::{Begun, Called, Calls, Line, Place, Turn};
 
 use crate::config;
@@ -37,7 +38,18 @@ pub struct ModelRouter {
     affinity: Affinity,
     /// Who waits for room.
     pub line: Arc<Line>,
+    /// Legs that will need room once their prompts are prefilled elsewhere.
+    promised: Arc<AtomicUsize>,
     inside: Mutex<Inside>,
+}
+
+/// Keeps room for one leg until it is dropped.
+pub struct Promise(Arc<AtomicUsize>);
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A rank's place in its model's router. Places are used again; one that was left stays left.
@@ -100,6 +112,7 @@ impl ModelRouter {
         Self {
             affinity: config.affinity,
             line,
+            promised: Arc::default(),
             mode: config.mode_of(model),
             weights: config.weights,
             key,
@@ -154,6 +167,14 @@ impl ModelRouter {
             }
         };
         Seat { at, term: life }
+    }
+
+    /// Of so much room for legs, keeps some for one that will need it; `None` if all is promised.
+    pub fn promise(&self, room: usize) -> Option<Promise> {
+        let taken = |promised: usize| (promised < room).then_some(promised + 1);
+        let order = Ordering::Relaxed;
+        self.promised.fetch_update(order, order, taken).ok()?;
+        Some(Promise(self.promised.clone()))
     }
 
     /// The rank is gone, and what it had cached with it.
@@ -281,6 +302,22 @@ impl Inside {
         let promised = soon.saturating_sub(known + host + disk);
         let blocks = known + promised;
         Candidate { load, cached: Cached { blocks, promised, host, disk }, has_room }
+    }
+
+    /// Fills `candidates` for a leg with this chain.
+    fn weigh(&mut self, chain: &[BlockHash], block_tokens: usize, offers: &[Offer]) {
+        self.look_up(chain);
+        let mut candidates = std::mem::take(&mut self.candidates);
+        candidates.clear();
+        candidates.extend(offers.iter().map(|offer| {
+            let load = RankLoad {
+                prefill_blocks: offer.prefill_tokens as f64 / block_tokens.max(1) as f64,
+                decode_blocks: f64::from(offer.blocks_used),
+                legs: offer.legs,
+            };
+            self.candidate(offer.seat, load, offer.has_room)
+        }));
+        self.candidates = candidates;
     }
 
     /// Most blocks of the chain that was looked up last that some rank has or will have.

@@ -11,14 +11,14 @@ use crate::engine::schedule::Limits;
 use crate::engine::sim::{SimConfig, SimModel};
 use crate::engine::{Engine, Leg, Part, StepOutput};
 use crate::ids::{LegId, RankIndex, RequestId};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Pool};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 const BLOCK: usize = 4;
 
 fn router(config: &config::Router) -> ModelRouter {
-    ModelRouter::new("m", config, HashKey::default(), 1, Metrics::new().router("m"))
+    ModelRouter::new("m", config, HashKey::default(), 1, Metrics::new().router("m", Pool::Decode))
 }
 
 /// A simulated engine whose pool is small, so that blocks come and go, and its way to the router.

@@ -4,15 +4,7 @@ use serde::Serialize;
 
 use super::super::random::Draw;
 use super::fault::{Action, Direction, Kind, Needs};
-
-/// What a node does for the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Role {
-    /// Clients come here.
-    pub(crate) frontend: bool,
-    /// Computes.
-    pub(crate) worker: bool,
-}
+use super::role::{Part, Phase, Role};
 
 /// All that a schedule depends on besides the seed.
 #[derive(Clone, Debug)]
@@ -23,6 +15,10 @@ pub(crate) struct Field {
     pub(crate) injectable: Vec<bool>,
     /// The kinds that are wanted.
     pub(crate) kinds: Vec<Kind>,
+    /// What may be hit; all if empty.
+    pub(crate) victims: Vec<Part>,
+    /// The phases that faults wait for; none if empty.
+    pub(crate) phases: Vec<Phase>,
     /// Also hit the last worker or front end.
     pub(crate) allow_outage: bool,
     /// The harness started the processes.
@@ -50,6 +46,9 @@ pub(crate) struct Planned {
     pub(crate) pause_ms: u64,
     /// The node that is hit; `None` for one that hits no node.
     pub(crate) target: Option<usize>,
+    /// The phase that a request of that node is to be in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) aim: Option<Phase>,
     /// What is done.
     pub(crate) fault: Action,
 }
@@ -70,6 +69,8 @@ pub(crate) struct Schedule {
     pause_ms: (u64, u64),
     /// The kinds that are possible, and the nodes each may hit.
     choices: Vec<(Kind, Vec<usize>)>,
+    /// For each node, the phases that faults there wait for in turn.
+    aims: Vec<Vec<Phase>>,
     /// The kinds that are not, and why.
     pub(crate) left_out: Vec<(Kind, &'static str)>,
 }
@@ -85,7 +86,12 @@ impl Schedule {
             }
         }
         let (detection_ms, pause_ms) = (field.detection_ms, field.pause_ms);
-        Self { seed, detection_ms, pause_ms, choices, left_out }
+        let aims = |role: &Role| {
+            let possible = role.part().phases().iter().copied();
+            possible.filter(|phase| field.phases.contains(phase)).collect()
+        };
+        let aims = field.roles.iter().map(aims).collect();
+        Self { seed, detection_ms, pause_ms, choices, aims, left_out }
     }
 
     /// Whether there is nothing that could be done.
@@ -105,7 +111,8 @@ impl Schedule {
         let pause_ms = draw.between(self.pause_ms.0, self.pause_ms.1);
         let target = draw.pick(targets).copied();
         let fault = self.action(*kind, &mut draw);
-        Some(Planned { index, pause_ms, target, fault })
+        let aim = target.and_then(|node| draw.pick(&self.aims[node]).copied());
+        Some(Planned { index, pause_ms, target, aim, fault })
     }
 
     /// The numbers of one fault.
@@ -175,22 +182,22 @@ impl Field {
             Needs::Netem if !self.netem => return Err("this kernel has no netem"),
             _ => {}
         }
-        let count = |is: fn(&Role) -> bool| self.roles.iter().filter(|role| is(role)).count();
-        let (workers, frontends) = (count(|role| role.worker), count(|role| role.frontend));
+        let count = |is: fn(Role) -> bool| self.roles.iter().filter(|role| is(**role)).count();
+        let (decoders, frontends) = (count(Role::decodes), count(|role| role.frontend));
+        // What prefills for others can be done without.
+        let spare_worker = |role: &Role| self.allow_outage || !role.decodes() || decoders > 1;
         let spare = |role: &Role| {
-            let last = (role.worker && workers < 2) || (role.frontend && frontends < 2);
-            self.allow_outage || !last
+            spare_worker(role) && (self.allow_outage || !role.frontend || frontends > 1)
         };
         let fits = |(index, role): &(usize, &Role)| match kind {
+            _ if !self.victims.is_empty() && !self.victims.contains(&role.part()) => false,
             Kind::EnginePanic | Kind::EngineHang | Kind::StepFails => {
-                self.injectable[*index] && role.worker && (self.allow_outage || workers > 1)
+                self.injectable[*index] && role.worker.is_some() && spare_worker(role)
             }
-            Kind::SlowSteps => self.injectable[*index] && role.worker,
+            Kind::SlowSteps => self.injectable[*index] && role.worker.is_some(),
             Kind::ClockJump => true,
             // The actors whose loss is an outage are left alone when the actor is chosen.
-            Kind::KillActor => {
-                self.injectable[*index] && (!role.worker || self.allow_outage || workers > 1)
-            }
+            Kind::KillActor => self.injectable[*index] && spare_worker(role),
             // The clients are on the other side of the wire.
             _ if matches!(kind.needs(), Needs::Namespaces | Needs::Netem) => {
                 !role.frontend && spare(role)
@@ -203,7 +210,8 @@ impl Field {
                 Err("no node may be hit: add nodes, or faults.enabled: true, or --allow-outage")
             }
             none if none.is_empty() => {
-                Err("no node may be hit while another one serves: add nodes or --allow-outage")
+                Err("no node may be hit while another one serves: add nodes or --allow-outage, or \
+                     allow more with --victims")
             }
             targets => Ok(targets),
         }
@@ -213,17 +221,24 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::super::fault::KINDS;
+    use super::super::role::Work;
     use super::*;
 
-    const FRONT: Role = Role { frontend: true, worker: false };
-    const WORKER: Role = Role { frontend: false, worker: true };
-    const BOTH: Role = Role { frontend: true, worker: true };
+    const FRONT: Role = Role { frontend: true, worker: None };
+    const WORKER: Role = worker(Work::Aggregated);
+    const BOTH: Role = Role { frontend: true, worker: Some(Work::Aggregated) };
+
+    const fn worker(work: Work) -> Role {
+        Role { frontend: false, worker: Some(work) }
+    }
 
     fn field(roles: &[Role]) -> Field {
         Field {
             roles: roles.to_vec(),
             injectable: vec![true; roles.len()],
             kinds: KINDS.iter().map(|(kind, ..)| *kind).collect(),
+            victims: Vec::new(),
+            phases: Vec::new(),
             allow_outage: false,
             processes: true,
             namespaces: true,
@@ -276,6 +291,32 @@ mod tests {
         assert_eq!(kinds, harmless);
         let brave = Field { allow_outage: true, ..field(&[BOTH]) };
         assert_eq!(Schedule::new(1, &brave).choices.len(), KINDS.len() - 5, "no network faults");
+    }
+
+    #[test]
+    fn faults_hit_what_they_may_in_the_phases_that_are_wanted() {
+        let (prefill, decode) = (worker(Work::Prefill), worker(Work::Decode));
+        let all = field(&[FRONT, prefill, decode, decode]);
+        let hit = |field: &Field| {
+            let found = faults(4, field, 300);
+            let mut hit: Vec<_> = found.iter().map(|p| (p.fault.kind(), p.target, p.aim)).collect();
+            hit.retain(|(kind, ..)| matches!(kind, Kind::Kill | Kind::EnginePanic));
+            hit
+        };
+        let targets: Vec<_> = hit(&all).iter().filter_map(|(_, target, _)| *target).collect();
+        assert!([1, 2, 3].iter().all(|node| targets.contains(node)) && !targets.contains(&0));
+        let one = Field { victims: vec![Part::Prefill], ..all.clone() };
+        assert!(hit(&one).iter().all(|(_, target, aim)| (*target, *aim) == (Some(1), None)));
+        let phases = vec![Phase::Decoding, Phase::Lent];
+        let aimed = hit(&Field { phases, ..all.clone() });
+        for (_, target, aim) in &aimed {
+            let possible = *target != Some(1) || *aim == Some(Phase::Lent);
+            assert!(aim.is_some() && possible, "{target:?} {aim:?}");
+        }
+        assert!(aimed.iter().any(|(.., aim)| *aim == Some(Phase::Decoding)));
+        // The last one that decodes is left alone, the last one that prefills is not.
+        let few = hit(&field(&[FRONT, prefill, decode]));
+        assert!(!few.is_empty() && few.iter().all(|(_, target, _)| *target == Some(1)));
     }
 
     #[test]

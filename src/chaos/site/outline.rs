@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use saphyr_parser::{Event, Parser};
 
 use super::super::ChaosError;
+use super::super::plan::Work;
 
 /// A node's configuration in outline.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,8 +24,8 @@ pub(crate) struct Outline {
     pub(crate) listen: Option<SocketAddr>,
     /// `cluster.seeds`, as they are written.
     pub(crate) seeds: Vec<String>,
-    /// Whether there is a worker.
-    pub(crate) worker: bool,
+    /// `worker.role`, if there is a worker.
+    pub(crate) worker: Option<Work>,
     /// `faults.enabled`.
     pub(crate) injectable: bool,
     /// `cluster.failure_detection_ms`.
@@ -93,7 +94,10 @@ impl Outline {
             admin: address("node.admin")?,
             listen: address("cluster.listen")?,
             seeds: keys.get("cluster.seeds").cloned().unwrap_or_default(),
-            worker: section("worker"),
+            worker: section("worker").then(|| {
+                let named = one("worker.role").and_then(|name| Work::named(name));
+                named.unwrap_or(Work::Aggregated)
+            }),
             migration_limit: number("frontend.migration_limit", 1.0, 3),
             pool_mib: if section("worker") { number("worker.kv_memory_mib", 1.0, 1024) } else { 0 },
             injectable: one("faults.enabled").is_some_and(|text| text == "true"),
@@ -233,7 +237,7 @@ faults:
             admin: "127.0.0.1:9101".parse().ok(),
             listen: "127.0.0.1:9001".parse().ok(),
             seeds: vec!["127.0.0.1:9000".into(), "host:1".into()],
-            worker: true,
+            worker: Some(Work::Aggregated),
             injectable: true,
             detection_ms: 700,
             step_timeout_ms: 3000,
@@ -259,10 +263,12 @@ faults:
     fn sections_make_the_role_and_defaults_fill_in() {
         let front = outline("frontend:\nworker:\n", &[]).unwrap();
         assert_eq!(front.http, "127.0.0.1:8000".parse().ok());
-        assert!(front.worker && !front.injectable);
+        assert_eq!((front.worker, front.injectable), (Some(Work::Aggregated), false));
+        let decode = outline(WORKER, &["worker.role=decode"]).unwrap();
+        assert_eq!(decode.worker, Some(Work::Decode));
         assert_eq!((front.name.as_str(), front.detection_ms), ("n1", 2000));
         let front = outline("frontend: { http: 127.0.0.1:80 }", &[]).unwrap();
-        assert!(!front.worker);
+        assert_eq!(front.worker, None);
         assert!(outline("worker:", &[]).unwrap_err().contains("set node.admin"));
         assert!(outline("frontend: { http: nowhere }", &[]).unwrap_err().contains("nowhere"));
         assert!(outline("a: [", &[]).unwrap_err().contains("is not YAML"));

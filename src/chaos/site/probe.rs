@@ -1,8 +1,10 @@
 //! What a node says about itself over HTTP, read with a bound.
 
+use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::client::{ClientError, Endpoint, get, post};
@@ -27,13 +29,32 @@ pub(crate) struct Probe {
     pub(crate) to: Endpoint,
 }
 
+/// Ranks that are ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Ranks {
+    /// Those that decode.
+    pub(crate) decode: u64,
+    /// Those that prefill for others.
+    pub(crate) prefill: u64,
+}
+
+impl fmt::Display for Ranks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ranks", self.decode)?;
+        match self.prefill {
+            0 => Ok(()),
+            prefill => write!(f, " and {prefill} that prefill"),
+        }
+    }
+}
+
 /// What `/health` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Health {
     /// Status 200: something can be served.
     pub(crate) ok: bool,
     /// Over all models.
-    pub(crate) ranks_ready: u64,
+    pub(crate) ranks: Ranks,
     /// The models' names.
     pub(crate) models: Vec<String>,
     /// In words, for people.
@@ -78,10 +99,18 @@ impl Probe {
 
     /// The actors of its tree.
     pub(crate) async fn actors(&self) -> Result<Actors, ProbeError> {
+        let cards = self.cards().await?.into_iter();
+        let mut actors: Actors = cards.map(|c| (c.kind, c.name, c.generation)).collect();
+        actors.sort();
+        Ok(actors)
+    }
+
+    /// The cards of its tree.
+    pub(crate) async fn cards(&self) -> Result<Vec<Card>, ProbeError> {
         let text = self.good("/cluster/tree").await?;
         let tree: Tree =
             serde_json::from_str(&text).map_err(|error| shape("/cluster/tree", &error))?;
-        Ok(tree.actors())
+        Ok(tree.cards())
     }
 
     /// Injects a fault; what the node says to it.
@@ -102,41 +131,52 @@ fn shape(path: &str, why: &dyn std::fmt::Display) -> ProbeError {
 
 fn health(status: u16, value: &Value) -> Health {
     let models = value.get("models").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let ranks = models.iter().filter_map(|model| model.get("ranks_ready")?.as_u64());
+    let sum = |key: &str| models.iter().filter_map(|model| model.get(key)?.as_u64()).sum();
+    let ranks = Ranks { decode: sum("ranks_ready"), prefill: sum("prefill_ranks_ready") };
     let names = models.iter().filter_map(|model| model.get("id")?.as_str());
     let state = value.get("status").and_then(Value::as_str).unwrap_or("?");
     let reasons = models.iter().filter_map(|model| model.get("reason")?.as_str());
-    let ranks_ready = ranks.sum();
-    let mut shown = format!("{status} {state}, {ranks_ready} ranks");
+    let mut shown = format!("{status} {state}, {ranks}");
     for reason in reasons {
         shown.push_str(", ");
         shown.push_str(reason);
     }
-    Health { ok: status == 200, ranks_ready, models: names.map(Into::into).collect(), shown }
+    Health { ok: status == 200, ranks, models: names.map(Into::into).collect(), shown }
+}
+
+/// What an actor shows of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(crate) struct Card {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    #[serde(default)]
+    pub(crate) state: String,
+    #[serde(default)]
+    pub(crate) generation: u64,
+    #[serde(default)]
+    pub(crate) counters: HashMap<String, u64>,
 }
 
 /// One actor of `/cluster/tree` and what is below it.
 #[derive(Debug, Deserialize)]
 struct Tree {
-    kind: String,
-    name: String,
-    #[serde(default)]
-    generation: u64,
+    #[serde(flatten)]
+    card: Card,
     #[serde(default)]
     children: Vec<Tree>,
 }
 
 impl Tree {
-    /// The actors of the node that was asked; it is the first one in the tree of a cluster.
-    fn actors(self) -> Actors {
-        let own = if self.kind == "Nodes" { self.children.into_iter().next() } else { Some(self) };
-        let (mut actors, mut open) = (Vec::new(), Vec::from_iter(own));
+    /// Those of the node that was asked; it is the first one in the tree of a cluster.
+    fn cards(self) -> Vec<Card> {
+        let is_cluster = self.card.kind == "Nodes";
+        let own = if is_cluster { self.children.into_iter().next() } else { Some(self) };
+        let (mut cards, mut open) = (Vec::new(), Vec::from_iter(own));
         while let Some(tree) = open.pop() {
             open.extend(tree.children);
-            actors.push((tree.kind, tree.name, tree.generation));
+            cards.push(tree.card);
         }
-        actors.sort();
-        actors
+        cards
     }
 }
 
@@ -185,24 +225,30 @@ mod tests {
 
     #[test]
     fn the_tree_is_a_list_of_the_actors_of_the_node_that_was_asked() {
-        let leaf = json!({ "kind": "Rank", "name": "w/0", "generation": 2, "children": [] });
+        let leaf = json!({ "kind": "Rank", "name": "w/0", "state": "serving", "generation": 2,
+                           "counters": { "legs": 3 }, "children": [] });
         let tree = json!({ "kind": "Node", "name": "n", "children": [leaf, leaf] });
         let all = json!({ "kind": "Nodes", "name": "cluster", "children": [tree, leaf] });
-        let actors = |tree| serde_json::from_value::<Tree>(tree).unwrap().actors();
-        assert_eq!(actors(all), actors(tree.clone()));
-        let actors = actors(tree);
-        let kinds = actors.iter().map(|(kind, _, generation)| (kind.as_str(), *generation));
-        assert_eq!(kinds.collect::<Vec<_>>(), [("Node", 0), ("Rank", 2), ("Rank", 2)]);
+        let cards = |tree| serde_json::from_value::<Tree>(tree).unwrap().cards();
+        assert_eq!(cards(all), cards(tree.clone()));
+        let cards = cards(tree);
+        let shown = cards.iter().map(|c| (c.kind.as_str(), c.state.as_str(), c.generation));
+        let rank = ("Rank", "serving", 2);
+        assert_eq!(shown.collect::<Vec<_>>(), [("Node", "", 0), rank, rank]);
+        assert_eq!(cards[1].counters["legs"], 3);
     }
 
     #[test]
     fn ranks_are_counted_over_all_models() {
-        let model =
-            |ranks: u64, reason| json!({ "id": "m", "ranks_ready": ranks, "reason": reason });
-        let body = json!({ "status": "ready", "models": [model(2, None), model(1, Some("slow"))] });
-        let found = health(200, &body);
-        assert_eq!((found.ok, found.ranks_ready, found.models.len()), (true, 3, 2));
-        assert_eq!(found.shown, "200 ready, 3 ranks, slow");
+        let model = |ranks: u64, prefill: u64, reason| {
+            json!({ "id": "m", "ranks_ready": ranks, "prefill_ranks_ready": prefill,
+                    "reason": reason })
+        };
+        let models = [model(2, 1, None), model(1, 0, Some("slow"))];
+        let found = health(200, &json!({ "status": "ready", "models": models }));
+        assert_eq!((found.ok, found.models.len()), (true, 2));
+        assert_eq!(found.ranks, Ranks { decode: 3, prefill: 1 });
+        assert_eq!(found.shown, "200 ready, 3 ranks and 1 that prefill, slow");
         assert_eq!(health(503, &json!({})).shown, "503 ?, 0 ranks");
     }
 }

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod router;
+mod transfer;
 
 use super::schema::Preset::{Is, Words};
 use super::schema::TimeUnit::Millis;
@@ -13,7 +14,17 @@ const CORES: &str = "the number of cores";
 
 /// All keys, in the order of the reference.
 pub(super) fn keys() -> impl Iterator<Item = &'static Key> {
-    [FRONTEND, router::KEYS, WORKER, cluster::KEYS, SUPERVISION_AND_FAULTS].into_iter().flatten()
+    [
+        FRONTEND,
+        router::KEYS,
+        transfer::FRONTEND,
+        WORKER,
+        transfer::WORKER,
+        cluster::KEYS,
+        SUPERVISION_AND_FAULTS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// `node:`, `log:` and `frontend:`.

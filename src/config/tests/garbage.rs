@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config as Runs, TestRunner};
 
 use crate::config::host::Host;
-use crate::config::read::{Profile, check};
+use crate::config::read::{Profile, check, check_all};
 use crate::config::schema::keys;
 
 fn host() -> Host {
@@ -74,8 +74,13 @@ fn random_text_never_panics() {
     runner
         .run(&(text, sets), |(text, sets)| {
             let set = sets.concat();
-            for profile in [Profile::Serve, Profile::Node] {
-                if let Err(problems) = check(&host(), &text, std::slice::from_ref(&set), profile) {
+            let sets = std::slice::from_ref(&set);
+            for checked in [
+                check(&host(), &text, sets, Profile::Serve).map(|_| ()),
+                check(&host(), &text, sets, Profile::Node).map(|_| ()),
+                check_all(&host(), &text, sets).map(|_| ()),
+            ] {
+                if let Err(problems) = checked {
                     prop_assert!(!problems.is_empty());
                     for problem in problems {
                         prop_assert!(!problem.to_string().contains('\n'), "{}", problem);

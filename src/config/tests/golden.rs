@@ -182,7 +182,7 @@ fn what_is_no_configuration_is_refused_as_a_whole() {
             ("a: b: c", &[]),
             ("worker: {threads: 1", &[]),
             ("worker:\n\tthreads: 1", &[]),
-            ("worker: {}\n---\nworker: {}", &[]),
+            ("worker: {}", &["worker.threads=1\n---\n2"]),
             ("worker: &w {threads: 1}\nfrontend: *w", &[]),
             ("worker: {threads: !!int 1}", &[]),
             ("worker: {threads: 1}\nworker: {threads: 2}", &[]),
@@ -207,9 +207,10 @@ fn what_is_no_configuration_is_refused_as_a_whole() {
             	threads: 1
               line 2: is not YAML: tabs disallowed within this context (block indentation); see to its indentation, colons and quotes
             worker: {}
+            --set worker.threads=1
             ---
-            worker: {}
-              line 2: a second document begins; a file holds one
+            2
+              --set: worker.threads = 1\n---\n2: a second document begins; a value is one
             worker: &w {threads: 1}
             frontend: *w
               line 2: has an alias (*…); write the value out

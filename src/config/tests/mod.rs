@@ -3,13 +3,14 @@
 mod cluster;
 mod garbage;
 mod golden;
+mod nodes;
 
 use std::path::{Path, PathBuf};
 
 use expect_test::{Expect, expect};
 
 use crate::config::host::Host;
-use crate::config::read::{check, load_on};
+use crate::config::read::{check, load_all_on, load_on};
 use crate::config::schema::{self, Kind, Preset, keys};
 use crate::config::*;
 
@@ -120,9 +121,13 @@ fn another(key: &schema::Key) -> String {
         (Kind::Whole { min, step, .. }, _) => (min.max(step) + 5 * step).to_string(),
         (Kind::Decimal { .. }, _) => "0.625".into(),
         (Kind::Time { min, .. }, _) => (min + 12.5).to_string(),
-        (Kind::Switch, "worker.prefix_cache" | "worker.kv_events") => "false".into(),
+        (
+            Kind::Switch,
+            "worker.prefix_cache" | "worker.kv_events" | "frontend.disaggregation.overlap",
+        ) => "false".into(),
         (Kind::Switch, _) => "true".into(),
         (Kind::Choice(words), _) => words[1].into(),
+        (Kind::Text, "worker.transfer.advertise") => "192.0.2.7".into(),
         (Kind::Text, _) => "something".into(),
         (Kind::Filter, _) => "warn,cuelight=debug".into(),
         (Kind::Url, _) => "http://127.0.0.1:1".into(),
@@ -219,8 +224,12 @@ fn limits_are_in_the_unit_of_their_keys() {
 #[test]
 fn metrics_that_keys_point_to_exist() {
     let metrics = crate::metrics::Metrics::new();
-    let _handles =
-        (metrics.model("m"), metrics.router("m"), metrics.worker("w", crate::ids::RankIndex(0)));
+    let _handles = (
+        metrics.model("m"),
+        metrics.router("m", crate::metrics::Pool::Decode),
+        metrics.worker("w", crate::ids::RankIndex(0)),
+        metrics.transfer("w", crate::ids::RankIndex(0)),
+    );
     metrics.restarted("worker");
     metrics.set_limits(accepted("", &[]).limits());
     for key in keys().filter(|key| key.limit.is_some()) {
@@ -260,8 +269,7 @@ fn every_shipped_configuration_can_be_loaded() {
         if path.extension().is_none_or(|extension| extension != "yaml") {
             continue; // what configurations name
         }
-        let config = load_on(&host(), Some(&path), &[], Profile::Node);
-        config.unwrap_or_else(|errors| panic!("{errors}"));
+        load_all_on(&host(), &path, &[]).unwrap_or_else(|errors| panic!("{errors}"));
         files += 1;
     }
     assert!(files >= 5, "{files}");

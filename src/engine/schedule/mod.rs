@@ -6,6 +6,10 @@
 //!            └─────preempt──────┘
 //! ```
 //!
+//! A leg whose KV comes from elsewhere *pulls* between waiting and running, and a prefill for others is
+//! *held* when it is done (`parts`). They have all the blocks that they need, and give them back when
+//! their transfer or lease ends, which depends on no leg here.
+//!
 //! One step takes decode rows first (one token of every leg that has one left to compute), then
 //! chunks of running prefills, then starts waiting legs, oldest first, within `max_batch_tokens`.
 //!
@@ -17,8 +21,8 @@
 //! **Preemption is by recompute.** When a decoding leg finds no free block, the youngest running leg
 //! goes back to the queue with its tokens, possibly the asking leg itself. Its blocks stay findable
 //! until they are reused. The oldest leg is never preempted for another, and fits the pool alone
-//! (checked at admission), so it always gets its blocks, ends, and makes the next one the oldest:
-//! no deadlock, no livelock, no starvation.
+//! (checked at admission), so it gets its blocks, if need be once transfers and leases have ended,
+//! ends, and makes the next one the oldest: no deadlock, no livelock, no starvation.
 //!
 //! **Equal prefixes are computed once.** A waiting leg whose next uncached block is being computed
 //! by a running leg lets others pass (at most `max_running` of them a step are looked past) until
@@ -89,6 +93,8 @@ pub struct Scheduler {
     running: Vec<u32>,
     /// Legs whose blocks are being fetched, aborted ones included.
     pulling: FxHashMap<LegId, u32>,
+    /// The aborted ones of them.
+    leaving: usize,
     /// Prefills that are done and keep their blocks.
     held: usize,
     prefilled: Vec<Prefilled>,
@@ -117,6 +123,7 @@ impl Scheduler {
             waiting_tokens: 0,
             running: Vec::new(),
             pulling: FxHashMap::default(),
+            leaving: 0,
             held: 0,
             prefilled: Vec::new(),
             pulls: Vec::new(),
@@ -143,8 +150,8 @@ impl Scheduler {
             return Ok(None);
         }
         leg.prompt_len = leg.prompt_len.min(leg.tokens.len());
-        let limit = self.check_leg(&leg)?;
         self.cut_prefill(&mut leg)?;
+        let limit = self.check_leg(&leg)?;
         let (known, room) = (self.by_id.len(), self.limits.max_running);
         if known >= room + self.limits.max_waiting {
             let (waiting, limit) = (known - room, self.limits.max_waiting);
@@ -176,9 +183,15 @@ impl Scheduler {
         if let Some(&token) = leg.tokens.iter().find(|&&token| token as usize >= vocab) {
             return Err(EngineError::UnknownToken { token, vocab });
         }
-        let limit = leg.prompt_len.saturating_add(max_tokens as usize).min(context);
-        // The KV of the very last token is never needed.
-        let need = (limit - 1).div_ceil(self.shape.block_tokens) as u32;
+        let (limit, need) = match leg.part {
+            Part::Prefill => (tokens, tokens),
+            // The KV of the very last token is never needed.
+            Part::Whole | Part::Decode { .. } => {
+                let limit = leg.prompt_len.saturating_add(max_tokens as usize).min(context);
+                (limit, limit - 1)
+            }
+        };
+        let need = need.div_ceil(self.shape.block_tokens) as u32;
         if need > self.blocks.total() {
             let total = self.blocks.total();
             return Err(EngineError::PoolTooSmall { tokens: limit, need, total });
@@ -213,6 +226,7 @@ impl Scheduler {
                 self.take_blocks(slot);
             }
             Stage::Pulling { .. } | Stage::Leaving => {
+                self.leaving += usize::from(self.seqs[slot].stage != Stage::Leaving);
                 let seq = &mut self.seqs[slot];
                 forget_computing(&mut self.computing, &seq.hashes[seq.findable..], slot);
                 seq.stage = Stage::Leaving;
@@ -279,7 +293,8 @@ impl Scheduler {
         self.plan_decodes(batch);
         self.plan_chunks(batch);
         self.start_waiting(batch, started);
-        self.stuck = batch.spans.is_empty();
+        // What was loaded may have been all that this step had time for.
+        self.stuck = batch.spans.is_empty() && self.blocks.loads() == 0;
         self.blocks.drain_moves(&mut batch.moves);
     }
 
@@ -292,7 +307,7 @@ impl Scheduler {
         while let Some(&slot) = self.running.get(place) {
             if self.seqs[slot].remaining() == 1 {
                 if !self.grow(slot) {
-                    return; // it was the youngest itself: nobody comes after it
+                    continue; // it was the youngest itself, and is not there any more
                 }
                 self.push(batch, slot, 1);
             }
@@ -315,8 +330,10 @@ impl Scheduler {
         true
     }
 
+    /// Of those whose blocks nobody else may read.
     fn preempt_youngest(&mut self) -> Option<u32> {
-        let slot = self.running.pop()?;
+        let place = self.running.iter().rposition(|&slot| self.seqs[slot].told == 0)?;
+        let slot = self.running.remove(place);
         self.take_blocks(slot);
         let arrival = self.seqs[slot].arrival;
         let place = self.waiting.partition_point(|&s| self.seqs[s].arrival < arrival);
@@ -365,11 +382,12 @@ impl Scheduler {
             self.waiting_tokens -= seq.leg.tokens.len() as u64;
             if !std::mem::replace(&mut seq.started, true) {
                 let cached_tokens = seq.computed as u32;
-                started.push(Started { leg: seq.leg.id, cached_tokens });
+                let fetches = seq.stage != Stage::Running;
+                started.push(Started { leg: seq.leg.id, cached_tokens, fetches });
             }
             let remaining = seq.remaining();
             match seq.stage {
-                Stage::Running if remaining == 0 => self.keep(slot),
+                Stage::Running if remaining == 0 => self.tell_prefilled(slot),
                 Stage::Running => {
                     self.run(slot);
                     self.push(batch, slot, remaining.min(self.budget(batch)));
@@ -403,9 +421,11 @@ impl Scheduler {
                 self.publish(slot);
             }
             let seq = &self.seqs[slot];
-            if seq.leg.part == Part::Prefill && seq.remaining() == 0 {
-                self.leave_running(slot);
-                self.keep(slot);
+            if seq.leg.part == Part::Prefill {
+                if seq.remaining() == 0 {
+                    self.leave_running(slot);
+                }
+                self.tell_prefilled(slot);
             }
         }
     }

@@ -9,6 +9,8 @@
 use super::Scheduler;
 use super::sequence::Stage;
 use crate::engine::{EngineError, Leg, Part, Prefilled, PullOut};
+#[cfg(test)]
+use crate::ids::BlockId;
 use crate::ids::LegId;
 
 impl Scheduler {
@@ -16,7 +18,7 @@ impl Scheduler {
     pub(super) fn cut_prefill(&self, leg: &mut Leg) -> Result<(), EngineError> {
         if leg.part == Part::Prefill {
             let size = self.shape.block_tokens;
-            leg.tokens.truncate((leg.tokens.len() - 1) / size * size);
+            leg.tokens.truncate(leg.tokens.len().saturating_sub(1) / size * size);
             leg.prompt_len = leg.tokens.len();
             if leg.tokens.is_empty() {
                 return Err(EngineError::EmptyPrompt);
@@ -27,7 +29,7 @@ impl Scheduler {
 
     /// Legs that run or will when their blocks have come.
     pub(super) fn occupied(&self) -> usize {
-        self.running.len() + self.pulling.len()
+        self.running.len() + self.pulling.len() - self.leaving
     }
 
     /// Puts a leg among those that compute.
@@ -43,12 +45,20 @@ impl Scheduler {
         self.running.remove(place);
     }
 
-    /// A prefill is done: its blocks stay until it is aborted.
-    pub(super) fn keep(&mut self, slot: u32) {
-        let seq = &mut self.seqs[slot];
-        seq.stage = Stage::Held;
-        self.held += 1;
-        self.prefilled.push(Prefilled { leg: seq.leg.id, blocks: seq.blocks.clone() });
+    /// A prefill has come further; when it is done, its blocks stay until it is aborted.
+    pub(super) fn tell_prefilled(&mut self, slot: u32) {
+        let (seq, size) = (&mut self.seqs[slot], self.shape.block_tokens);
+        let (full, all) = (seq.computed / size, seq.leg.tokens.len() / size);
+        if full > seq.told {
+            let blocks = seq.blocks[seq.told..full].to_vec();
+            let missing = (all - full) as u32;
+            self.prefilled.push(Prefilled { leg: seq.leg.id, blocks, missing });
+            seq.told = full;
+        }
+        if full == all {
+            seq.stage = Stage::Held;
+            self.held += 1;
+        }
     }
 
     /// A leg that has its blocks, the first `found` of them filled, waits for more of them.
@@ -60,21 +70,22 @@ impl Scheduler {
         self.pulling.insert(seq.leg.id, slot);
     }
 
-    /// The blocks that a leg waited for have come, or will not; nothing writes to them any more.
-    pub fn pulled(&mut self, leg: LegId, have_come: bool) {
+    /// Of the blocks that a leg waited for the first `have` have come; nothing writes to them any more.
+    pub fn pulled(&mut self, leg: LegId, have: u32) {
         let Some(slot) = self.pulling.remove(&leg) else { return };
         self.stuck = false;
         let seq = &mut self.seqs[slot];
         let Stage::Pulling { until } = seq.stage else {
             self.blocks.release(&mut seq.blocks);
             self.seqs.remove(slot);
+            self.leaving -= 1;
             return;
         };
         seq.stage = Stage::Running;
         self.run(slot);
-        if have_come {
-            let seq = &mut self.seqs[slot];
-            seq.computed = until * self.shape.block_tokens;
+        if have > 0 {
+            let (seq, size) = (&mut self.seqs[slot], self.shape.block_tokens);
+            seq.computed = (seq.computed + have as usize * size).min(until * size);
             if seq.chained {
                 self.publish(slot);
             }
@@ -87,6 +98,12 @@ impl Scheduler {
         pulls.append(&mut self.pulls);
     }
 
+    /// The blocks of a live leg.
+    #[cfg(test)]
+    pub(crate) fn table(&self, leg: LegId) -> Option<&[BlockId]> {
+        self.by_id.get(&leg).map(|&slot| &self.seqs[slot].blocks[..])
+    }
+
     /// Checks every invariant of the scheduler and its pool; for tests.
     ///
     /// # Errors
@@ -97,7 +114,10 @@ impl Scheduler {
         let (waiting, running) = (self.waiting.len(), self.running.len());
         let (live, away) = (self.seqs.iter().count(), self.pulling.len());
         let leaving = self.seqs.iter().filter(|seq| seq.stage == Stage::Leaving).count();
-        if live != waiting + running + away + self.held || live != self.by_id.len() + leaving {
+        if live != waiting + running + away + self.held
+            || live != self.by_id.len() + leaving
+            || leaving != self.leaving
+        {
             let held = self.held;
             return Err(format!(
                 "{live} legs, but {waiting} wait, {running} run, {away} pull, {held} are held"

@@ -29,6 +29,8 @@ pub struct Sequence {
     pub(super) stage: Stage,
     /// Whether it left the queue before.
     pub(super) started: bool,
+    /// Leading blocks of a prefill that others may read: it is not preempted any more.
+    pub(super) told: usize,
     /// The block a running leg was computing when this one last asked to start.
     pub(super) waits_for: Option<BlockHash>,
 }
@@ -46,6 +48,7 @@ impl Sequence {
             chained: false,
             stage: Stage::Waiting,
             started: false,
+            told: 0,
             waits_for: None,
         }
     }

@@ -125,16 +125,12 @@ struct Pool {
 }
 
 impl Pool {
-    /// # Panics
-    /// Without memory for it.
-    fn new(shape: &Shape) -> Self {
+    fn new(shape: &Shape) -> std::io::Result<Self> {
         let (blocks, block_tokens) = (shape.blocks.max(1), shape.block_tokens.max(1) as u32);
         let head_bytes = (Kv::BYTES as u64).div_ceil(block_tokens.into());
         let sizes = Sizes { blocks, layers: 1, planes: 1, heads: 0..1, block_tokens, head_bytes };
         let layout = Layout::block_major(sizes).expect("no size is 0, and all are small");
-        let memory =
-            Memory::zeroed(layout.bytes() as usize).expect("memory for the simulated pool");
-        Self { memory, layout }
+        Ok(Self { memory: Memory::zeroed(layout.bytes() as usize)?, layout })
     }
 
     fn offset(&self, block: BlockId) -> u64 {
@@ -169,16 +165,32 @@ impl SimModel {
     /// A model with an empty pool.
     ///
     /// # Panics
-    /// If `answers` is empty.
+    /// If `answers` is empty, or there is no memory for the pool.
     pub fn new(config: SimConfig) -> Self {
+        Self::load(config).expect("memory for the simulated pool")
+    }
+
+    /// A model with an empty pool.
+    ///
+    /// # Errors
+    /// There is no memory for the pool.
+    ///
+    /// # Panics
+    /// If `answers` is empty.
+    pub fn load(config: SimConfig) -> Result<Self, EngineError> {
         assert!(!config.answers.is_empty(), "a simulated model needs at least one answer");
-        Self {
-            kv: Pool::new(&config.shape),
+        let kv = Pool::new(&config.shape).map_err(|error| {
+            let blocks = config.shape.blocks;
+            let detail = format!("no memory for {blocks} KV blocks (worker.kv_blocks): {error}");
+            EngineError::Lost { during: "loading".into(), detail }
+        })?;
+        Ok(Self {
+            kv,
             host: vec![Kv::default(); config.shape.host_blocks as usize],
             answers: Vec::new(),
             pace: pace::Pace::new(config.timing.clone()),
             config,
-        }
+        })
     }
 
     /// What it was made of.

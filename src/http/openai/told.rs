@@ -74,8 +74,13 @@ mod tests {
     #[test]
     fn it_is_json_and_has_what_was_asked_for() {
         assert!(Told::new(2, false, false).is_none());
-        let explanation =
-            Explanation { mode: "kv", blocks: 1.5, chosen: "n/w/0".into(), ranks: Vec::new() };
+        let explanation = Explanation {
+            mode: "kv",
+            blocks: 1.5,
+            chosen: "n/w/0".into(),
+            ranks: Vec::new(),
+            prefill: None,
+        };
         for (ranks, routing, want) in [
             (true, false, r#"{"cuelight":{"ranks":[["n/w/0","n/\"w/1"],[]]}}"#),
             (

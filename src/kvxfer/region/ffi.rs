@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use memmap2::{MmapOptions, MmapRaw};
 use xxhash_rust::xxh3::Xxh3;
@@ -107,6 +108,24 @@ impl Memory {
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) }
     }
 
+    /// Writes a number, little-endian, that peers read by themselves. What this thread writes
+    /// afterwards, here or elsewhere, is not seen before it.
+    ///
+    /// # Panics
+    /// If it does not fit, is not aligned to 8 bytes, or it is not main memory.
+    pub(in crate::kvxfer) fn publish(&self, offset: u64, number: u128) {
+        let to = self.at(Part { offset, bytes: 16 }).cast::<AtomicU64>();
+        assert!(to.is_aligned(), "{offset} in {self:?} is not aligned");
+        for (place, half) in [number as u64, (number >> 64) as u64].into_iter().enumerate() {
+            // SAFETY: Within the 16 bytes that `at` has checked, aligned as just asserted; what else
+            // touches them does so by system calls, devices or `read`, which makes no reference.
+            let to = unsafe { &*to.add(place) };
+            to.store(half.to_le(), Ordering::Relaxed);
+        }
+        // A release store would let later writes pass it.
+        fence(Ordering::SeqCst);
+    }
+
     /// Copies a part of another memory to `offset`; the two may be the same.
     ///
     /// # Panics
@@ -142,7 +161,8 @@ impl Memory {
         })
     }
 
-    /// One write to a socket: first `before`, then the parts. Returns the bytes written.
+    /// One write to a socket: first `before`, then the parts, then, if these are not too many for one
+    /// call, `after`. Returns the bytes written.
     ///
     /// # Errors
     /// Those of `sendmsg`; an interrupted call is repeated. A closed peer is an error, not a signal.
@@ -154,8 +174,12 @@ impl Memory {
         socket: BorrowedFd<'_>,
         before: &[u8],
         parts: &[Part],
+        after: &[u8],
     ) -> io::Result<usize> {
         let mut pieces = self.pieces(parts);
+        if pieces.len() == parts.len() {
+            pieces.push(piece(after.as_ptr().cast_mut(), after.len()));
+        }
         pieces.insert(0, piece(before.as_ptr().cast_mut(), before.len()));
         // SAFETY: All zeros is a value of this plain C struct.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -187,7 +211,7 @@ impl Memory {
     }
 
     fn pieces(&self, parts: &[Part]) -> Vec<libc::iovec> {
-        let mut pieces = Vec::with_capacity(parts.len().min(MAX_PIECES) + 1);
+        let mut pieces = Vec::with_capacity(parts.len().min(MAX_PIECES) + 2);
         pieces.extend(
             parts.iter().take(MAX_PIECES).map(|part| piece(self.at(*part), part.bytes as usize)),
         );
@@ -261,14 +285,14 @@ mod tests {
         let (from, to) = (Memory::zeroed(9000).unwrap(), Memory::zeroed(9000).unwrap());
         from.write(10, b"hello");
         from.write(8990, b"world");
-        let sent = from.send(a.as_fd(), b"HEAD", &[part(8990, 5), part(10, 5)]).unwrap();
-        assert_eq!(sent, 14);
+        let sent = from.send(a.as_fd(), b"HEAD", &[part(8990, 5), part(10, 5)], b"TAIL").unwrap();
+        assert_eq!(sent, 18);
         let mut head = [0; 4];
         let nothing: [Part; 0] = [];
         assert_eq!(to.receive(b.as_fd(), &nothing, &mut head).unwrap(), 4);
         let mut rest = [0; 8];
         let got = to.receive(b.as_fd(), &[part(100, 5), part(0, 2)], &mut rest).unwrap();
-        assert_eq!((got, &head, &rest[..3]), (10, b"HEAD", b"llo".as_slice()));
+        assert_eq!((got, &head, &rest[..7]), (14, b"HEAD", b"lloTAIL".as_slice()));
         let mut back = [0; 5];
         to.read(100, &mut back);
         assert_eq!(&back, b"world");
@@ -279,7 +303,17 @@ mod tests {
         to.copy_from(8000, &from, part(8990, 5));
         assert_eq!(to.checksum(&[part(8000, 5)]), from.checksum(&[part(8990, 5)]));
         drop(b);
-        assert!(from.send(a.as_fd(), b"x", &[]).is_err()); // and no signal
+        assert!(from.send(a.as_fd(), b"x", &[], &[]).is_err()); // and no signal
+    }
+
+    #[test]
+    fn a_published_number_is_there_in_its_bytes() {
+        let memory = Memory::zeroed(64).unwrap();
+        let number = 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10;
+        memory.publish(24, number);
+        let mut bytes = [0; 16];
+        memory.read(24, &mut bytes);
+        assert_eq!(bytes, number.to_le_bytes());
     }
 
     #[test]

@@ -307,20 +307,26 @@ impl Client {
             let parts: Vec<Part> = self.pieces.iter().map(part).collect();
             if active.job.memory.checksum(&parts) != checksum {
                 let why = XferError::Corrupt { at: begin.done, bytes: u64::from(bytes) };
-                return self.fail(shared, sink, number, why);
+                self.fail(shared, sink, number, why);
             }
         }
-        let (transfer, total) = (pull.transfer, active.job.bytes);
-        if active.cursor.done == total {
-            self.pulls.remove(&number);
-            shared.done(sink, transfer, total);
+    }
+
+    /// The peer has sent all of a pull that may be kept.
+    fn pull_ended(&mut self, shared: &Shared, sink: &Sink, number: u32) -> Result<(), XferError> {
+        let Some(active) = self.pulls.get(&number) else { return Ok(()) }; // ended meanwhile
+        let (transfer, done, bytes) =
+            (active.job.pull.transfer, active.cursor.done, active.job.bytes);
+        if done < bytes {
+            return Err(nonsense(format!("an end after {done} of {bytes} bytes")));
         }
+        self.pulls.remove(&number);
+        shared.done(sink, transfer, bytes);
+        Ok(())
     }
 
     /// Acts on a complete head.
     fn begin_chunk(&mut self, shared: &Shared, sink: &Sink) -> Result<(), XferError> {
-        let nonsense =
-            |what: String| XferError::PeerLost { why: format!("it sent nonsense: {what}") };
         let head = Head::decode(&self.head);
         if self.welcome_by.is_some() != (head == Some(Head::Welcome)) {
             return Err(nonsense(format!("{head:?} out of turn")));
@@ -341,10 +347,15 @@ impl Client {
             Some(Head::Refused { number, why }) => {
                 self.fail(shared, sink, number, XferError::Refused { why: why.text() });
             }
+            Some(Head::End { number }) => self.pull_ended(shared, sink, number)?,
             None => return Err(nonsense(format!("{:02x?}", self.head))),
         }
         Ok(())
     }
+}
+
+fn nonsense(what: String) -> XferError {
+    XferError::PeerLost { why: format!("it sent nonsense: {what}") }
 }
 
 /// Whether the socket only has no more room or bytes for now, or is not yet connected.

@@ -43,6 +43,11 @@ impl Serving {
     fn left(&self) -> u64 {
         self.bytes - self.cursor.done
     }
+
+    /// What follows its last chunk.
+    fn end(&self) -> Head {
+        Head::End { number: self.number }
+    }
 }
 
 /// What is being written: a head, and the chunk after it.
@@ -55,6 +60,13 @@ struct Sending {
     from: Option<Serving>,
     /// The grant ended: zeros fill the chunk, then a refusal follows.
     withdrawn: bool,
+}
+
+impl Sending {
+    fn alone(head: Head) -> Self {
+        let (head, left, from) = (head.encode(), 0, None);
+        Self { head, head_done: 0, left, from, withdrawn: false }
+    }
 }
 
 pub(super) struct Server {
@@ -221,13 +233,14 @@ impl Server {
                     turn += sent;
                     let head = sent.min(HEAD_BYTES - sending.head_done);
                     sending.head_done += head;
-                    let of_chunk = (sent - head) as u32;
-                    sending.left -= of_chunk;
+                    let of_chunk = (sent - head).min(sending.left as usize);
+                    let of_end = sent - head - of_chunk;
+                    sending.left -= of_chunk as u32;
                     if let Some(from) = &mut sending.from {
-                        from.cursor.advance(&from.runs, u64::from(of_chunk));
-                        count(&shared.stats.bytes_served, u64::from(of_chunk));
+                        from.cursor.advance(&from.runs, of_chunk as u64);
+                        count(&shared.stats.bytes_served, of_chunk as u64);
                     }
-                    self.keep(shared, sending);
+                    self.keep(shared, sending, of_end);
                     if sent < wanted {
                         return Ok(false); // full: an event comes when it has room
                     }
@@ -242,8 +255,8 @@ impl Server {
         Ok(true)
     }
 
-    /// Puts back what is not finished.
-    fn keep(&mut self, shared: &Shared, sending: Sending) {
+    /// Puts back what is not finished; of the head after the last chunk, `of_end` bytes are written.
+    fn keep(&mut self, shared: &Shared, sending: Sending, of_end: usize) {
         if sending.head_done < HEAD_BYTES || sending.left > 0 {
             self.sending = Some(sending);
         } else if let Some(from) = sending.from {
@@ -251,7 +264,10 @@ impl Server {
                 count(&shared.stats.refused, 1);
                 let why = Refusal::Withdrawn;
                 self.replies.push_back(Head::Refused { number: from.number, why });
-            } else if from.left() > 0 && !from.cancelled {
+            } else if from.left() == 0 {
+                let end = Sending { head_done: of_end, ..Sending::alone(from.end()) };
+                self.sending = (of_end < HEAD_BYTES).then_some(end);
+            } else if !from.cancelled {
                 self.waiting.push_back(from);
             }
         }
@@ -259,12 +275,8 @@ impl Server {
 
     /// The next head, with the chunk that follows it.
     fn next_sending(&mut self, shared: &Shared) -> Option<Sending> {
-        let alone = |head: Head| {
-            let (head, left, from) = (head.encode(), 0, None);
-            Sending { head, head_done: 0, left, from, withdrawn: false }
-        };
         if let Some(head) = self.replies.pop_front() {
-            return Some(alone(head));
+            return Some(Sending::alone(head));
         }
         let from = self.waiting.pop_front()?;
         let chunk = from.left().min(u64::from(shared.limits.chunk_bytes)) as u32;
@@ -280,10 +292,10 @@ impl Server {
         let number = from.number;
         let Some(sum) = sum else {
             count(&shared.stats.refused, 1);
-            return Some(alone(Head::Refused { number, why: Refusal::Withdrawn }));
+            return Some(Sending::alone(Head::Refused { number, why: Refusal::Withdrawn }));
         };
         let head = Head::Data { number, bytes: chunk, checksum: sum.unwrap_or(0) };
-        Some(Sending { left: chunk, from: Some(from), ..alone(head) })
+        Some(Sending { left: chunk, from: Some(from), ..Sending::alone(head) })
     }
 
     /// One system call: the rest of the head and as much of the chunk as it takes. Returns what it
@@ -301,11 +313,15 @@ impl Server {
         self.parts.extend(self.pieces.iter().map(part));
         let ranges = self.pieces.iter().map(|run| run.remote..run.remote + run.bytes);
         let socket = self.socket.as_fd();
+        // With the last bytes goes the word that they may be kept.
+        let all: u64 = self.parts.iter().map(|part| part.bytes).sum();
+        let end = (all == from.left()).then(|| from.end().encode());
+        let end = end.as_ref().map_or(&[][..], |end| &end[..]);
         // The kernel has copied what it took when the call returns: a grant withdrawn after it
         // finds nothing of ours still reading.
         let sent = shared.grants.while_granted(from.grant, from.region, ranges, || {
-            let had = head.len() as u64 + self.parts.iter().map(|part| part.bytes).sum::<u64>();
-            Ok((from.memory.send(socket, head, &self.parts)?, had as usize))
+            let sent = from.memory.send(socket, head, &self.parts, end)?;
+            Ok((sent, head.len() + all as usize + end.len()))
         });
         sent.unwrap_or_else(|| {
             sending.withdrawn = true;

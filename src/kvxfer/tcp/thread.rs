@@ -1,6 +1,7 @@
 //! The thread that drives all connections of one TCP transport.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,11 +13,12 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::time::Timespec;
 
-use super::Command;
+use super::Way;
 use super::client::Client;
 use super::server::{Closed, Server};
 use crate::kvxfer::commands::Commands;
 use crate::kvxfer::error::XferError;
+use crate::kvxfer::front::Command;
 use crate::kvxfer::shared::{Shared, count};
 use crate::kvxfer::transport::{PeerId, Sink, TransferId};
 
@@ -35,7 +37,7 @@ enum Link {
 /// What the thread owns.
 pub(super) struct Driver {
     shared: Arc<Shared>,
-    commands: Arc<Commands<Command>>,
+    commands: Arc<Commands<Command<Way, Infallible>>>,
     listener: TcpListener,
     token: u128,
     epoll: OwnedFd,
@@ -52,7 +54,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         shared: Arc<Shared>,
-        commands: Arc<Commands<Command>>,
+        commands: Arc<Commands<Command<Way, Infallible>>>,
         listener: TcpListener,
         token: u128,
     ) -> io::Result<Self> {
@@ -124,7 +126,7 @@ impl Driver {
     fn obey(&mut self, sink: &Sink) -> bool {
         for command in self.commands.take() {
             match command {
-                Command::Connect(peer, address, token) => self.connect(sink, peer, address, token),
+                Command::Connect(peer, way) => self.connect(sink, peer, way),
                 Command::Disconnect(peer) => {
                     if let Some(key) = self.peers.get(&peer) {
                         self.drop_client(sink, *key, XferError::Aborted);
@@ -166,7 +168,10 @@ impl Driver {
         }
     }
 
-    fn connect(&mut self, sink: &Sink, peer: PeerId, address: SocketAddr, token: u128) {
+    fn connect(&mut self, sink: &Sink, peer: PeerId, (address, token): Way) {
+        if self.peers.contains_key(&peer) || !self.shared.knows(peer) {
+            return; // connected before, or lost since
+        }
         match dial(address, self.shared.limits.stall) {
             Ok(socket) => {
                 let client = Client::new(peer, socket, token, self.shared.limits.handshake);

@@ -2,13 +2,13 @@
 //!
 //! The side that pulls sends a [`Hello`], then requests. The side that is read answers with chunks:
 //! a [`Head`] and so many bytes of the pull's ranges, in their order. Chunks of several pulls take
-//! turns.
+//! turns. A head after the last chunk of each says whether all of it was read under the grant.
 
 use crate::kvxfer::plan::Run;
 use crate::kvxfer::transport::{GrantId, RegionId};
 
 /// Names the protocol and its version.
-const MAGIC: [u8; 8] = *b"CLKVXF\x00\x01";
+const MAGIC: [u8; 8] = *b"CLKVXF\x00\x02";
 pub(super) const HELLO_BYTES: usize = 24;
 pub(super) const REQUEST_BYTES: usize = 40;
 /// One range of a request: offset and length.
@@ -97,6 +97,8 @@ pub(super) enum Head {
     Welcome,
     /// `bytes` of a pull follow; `checksum` is 0 where none was asked for.
     Data { number: u32, bytes: u32, checksum: u64 },
+    /// All bytes of a pull were sent, and are what was granted.
+    End { number: u32 },
     /// A pull ends here.
     Refused { number: u32, why: Refusal },
 }
@@ -133,6 +135,7 @@ impl Head {
             Self::Welcome => (0u32, 0, 0, 0),
             Self::Data { number, bytes, checksum } => (1, number, bytes, checksum),
             Self::Refused { number, why } => (2, number, why as u32, 0),
+            Self::End { number } => (3, number, 0, 0),
         };
         let mut out = [0; HEAD_BYTES];
         out[..4].copy_from_slice(&kind.to_le_bytes());
@@ -151,6 +154,7 @@ impl Head {
                 Some(Self::Data { number, bytes: third, checksum: u64_at(bytes, 16)? })
             }
             2 => Some(Self::Refused { number, why: *Refusal::ALL.get(third as usize)? }),
+            3 => Some(Self::End { number }),
             _ => None,
         }
     }
@@ -187,7 +191,7 @@ mod tests {
         }
         let heads = Refusal::ALL.map(|why| Head::Refused { number: 4, why });
         let data = Head::Data { number: 1, bytes: 1 << 20, checksum: u64::MAX };
-        for head in heads.into_iter().chain([Head::Welcome, data]) {
+        for head in heads.into_iter().chain([Head::Welcome, data, Head::End { number: 2 }]) {
             assert_eq!(Head::decode(&head.encode()), Some(head));
         }
         let run = Run { remote: 5, local: 5, bytes: 6 };

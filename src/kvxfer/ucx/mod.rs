@@ -6,45 +6,39 @@
 //!   posted has ended, flushes, and is quiet then. Little is posted ahead ([`Limits::window_bytes`]).
 //! - A get that ended well says nothing of the peer's health, and requests to a dead peer may never
 //!   end: such a pull fails by its deadline and stays unquiet until the worker itself has ended.
-//! - Whoever knows a region's key can read it, whatever was granted: [`Transport::withdraw`] proves
-//!   nothing here. UCX over TCP has no authentication at all: keep [`Options::devices`] to trusted
-//!   networks.
+//! - Whoever knows a region's key can read it, whatever was granted and until when. So a pull ends
+//!   with one more get, of its grant's word there: if the word is still the grant's name, all that
+//!   was read before was read while the grant held. Else the pull is refused, and what it has read
+//!   is worth nothing.
+//! - UCX over TCP has no authentication at all: keep [`Options::devices`] to trusted networks.
 
 mod endpoint;
 mod library;
 mod pull;
 mod thread;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::commands::Commands;
 use super::descriptor::{Descriptor, Endpoint, UcxEndpoint};
 use super::error::XferError;
+use super::front::{self, Front, Kind, OTHER_TRANSPORT};
 use super::layout::Layout;
 use super::process::Process;
 use super::region::{Memory, MemoryKind};
-use super::shared::{Job, Shared};
-use super::transport::{
-    Counters, GrantId, Limits, PeerId, Pull, RegionId, RegionInfo, Sink, TransferId, Transport,
-    Withdrawal,
-};
+use super::shared::Shared;
+use super::transport::{Limits, RegionId, Sink};
+use super::words::Words;
+use thread::{Driver, Hello};
 
 /// The name in messages.
 const NAME: &str = "ucx";
 
-enum Command {
-    Register(Arc<Memory>, SyncSender<Result<Vec<u8>, String>>),
-    Connect(PeerId, UcxEndpoint),
-    Disconnect(PeerId),
-    Pull(Job),
-    Abort(TransferId),
-    Stop,
-}
+/// A pool to register with UCX, and whom to tell the key that peers need for it.
+type Registration = (Arc<Memory>, SyncSender<Result<Vec<u8>, String>>);
+type Command = front::Command<UcxEndpoint, Registration>;
 
 /// What UCX is told. `UCX_*` in the environment wins over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,14 +71,11 @@ impl Default for Options {
 
 /// Pulls through UCX.
 pub struct Ucx {
-    shared: Arc<Shared>,
-    commands: Arc<Commands<Command>>,
-    /// Of the worker.
-    address: Vec<u8>,
+    front: Front<UcxEndpoint, Registration>,
+    hello: Hello,
     kinds: Vec<MemoryKind>,
     /// By region: its address and what peers need to read it.
     keys: Mutex<Vec<(u64, Vec<u8>)>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Ucx {
@@ -93,35 +84,27 @@ impl Ucx {
     /// # Errors
     /// [`XferError::Unavailable`]: no library, one that is too old, or settings that it refuses.
     pub fn start(options: &Options, limits: Limits, sink: Sink) -> Result<Self, XferError> {
-        let unavailable = |why| XferError::Unavailable { transport: NAME, why };
         let ucp = library::load(options.dir.as_deref())?;
-        let shared = Shared::new(NAME, limits)?;
-        let commands = Commands::new(shared.command_limit())
-            .map_err(|error| unavailable(format!("eventfd: {error}")))?;
-        let commands = Arc::new(commands);
+        let words = Words::new(NAME, limits.grants)?;
         let (ready, started) = sync_channel(1);
-        let (mine, theirs, settings) = (shared.clone(), commands.clone(), settings(options));
-        let body = move || {
-            let begin = || thread::Driver::new(ucp, &settings, mine.clone(), theirs);
-            mine.run_thread(&sink, |sink| match begin() {
-                Ok((driver, hello)) => {
-                    let _ = ready.send(Ok(hello)); // `start` waits for it
-                    driver.run(sink)
-                }
-                Err(why) => {
-                    let _ = ready.send(Err(why.clone()));
-                    Err(why)
-                }
-            });
-        };
-        let spawned = std::thread::Builder::new().name("kvxfer-ucx".into()).spawn(body);
-        let thread = spawned.map_err(|error| unavailable(format!("thread: {error}")))?;
-        let started = started.recv().unwrap_or_else(|_| Err("its thread panicked".into()));
-        let thread::Hello { address, cuda } = started.map_err(unavailable)?;
+        let settings = settings(options);
+        let shared = Shared::new(NAME, limits, Some(words))?;
+        let front = Front::start(shared, sink, |shared, commands| {
+            // All that is UCP's is made on the thread and stays there.
+            Ok(move |sink: &Sink| {
+                let (driver, hello) = match Driver::new(ucp, &settings, shared, commands) {
+                    Ok((driver, hello)) => (Ok(driver), Ok(hello)),
+                    Err(why) => (Err(why.clone()), Err(why)),
+                };
+                let _ = ready.send(hello); // `start` waits for it
+                driver?.run(sink)
+            })
+        })?;
+        let hello = started.recv().unwrap_or_else(|_| Err("its thread panicked".into()));
+        let hello = hello.map_err(|why| XferError::Unavailable { transport: NAME, why })?;
         let mut kinds = vec![MemoryKind::Host];
-        kinds.extend(cuda.then_some(MemoryKind::Cuda));
-        let keys = Mutex::default();
-        Ok(Self { shared, commands, address, kinds, keys, thread: Some(thread) })
+        kinds.extend(hello.cuda.then_some(MemoryKind::Cuda));
+        Ok(Self { front, hello, kinds, keys: Mutex::default() })
     }
 
     /// The version of the library, loaded if nobody has; for people.
@@ -138,9 +121,10 @@ impl Ucx {
     }
 
     fn map(&self, memory: Arc<Memory>) -> Result<Vec<u8>, XferError> {
+        let Front { shared, commands, .. } = &self.front;
         let (reply, answer) = sync_channel(1);
-        self.commands.push(Command::Register(memory, reply))?;
-        let stopped = || self.shared.running().err().map_or_else(String::new, |e| e.to_string());
+        commands.push(Command::Work((memory, reply)))?;
+        let stopped = || shared.running().err().map_or_else(String::new, |e| e.to_string());
         let packed = answer.recv().unwrap_or_else(|_| Err(stopped()));
         packed.map_err(|what| XferError::Unsupported { transport: NAME, what })
     }
@@ -165,89 +149,36 @@ fn settings(options: &Options) -> Vec<(&'static str, String)> {
     ]
 }
 
-impl Drop for Ucx {
-    fn drop(&mut self) {
-        self.commands.push_end(Command::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join(); // its panic was told as `Stopped`
-        }
-    }
-}
+impl Kind for Ucx {
+    type Way = UcxEndpoint;
+    type Work = Registration;
 
-impl Transport for Ucx {
-    fn name(&self) -> &'static str {
-        NAME
+    fn front(&self) -> &Front<UcxEndpoint, Registration> {
+        &self.front
+    }
+
+    fn endpoint(&self, regions: usize) -> Endpoint {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let keys = keys.iter().take(regions).cloned().collect();
+        let Hello { address, words, .. } = self.hello.clone();
+        Endpoint::Ucx(UcxEndpoint { worker: address, keys, process: Process::me(), words })
+    }
+
+    fn way(&self, there: &Descriptor) -> Result<UcxEndpoint, &'static str> {
+        match &there.endpoint {
+            Endpoint::Ucx(endpoint) => Ok(endpoint.clone()),
+            _ => Err(OTHER_TRANSPORT),
+        }
     }
 
     /// Waits for the thread to register the memory with UCX.
-    fn register(&self, memory: Arc<Memory>, layout: Layout) -> Result<RegionId, XferError> {
+    fn add_region(&self, memory: Arc<Memory>, layout: Layout) -> Result<RegionId, XferError> {
+        // Held to the end: regions and keys are in the same order, and no region lacks its key.
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        self.shared.may_register(&memory, &layout, &self.kinds)?;
+        let shared = &self.front.shared;
+        shared.may_register(&memory, &layout, &self.kinds)?;
         let packed = self.map(memory.clone())?;
         keys.push((memory.address().addr() as u64, packed));
-        self.shared.register(memory, layout, &self.kinds)
-    }
-
-    fn descriptor(&self) -> Result<Vec<u8>, XferError> {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let (worker, keys) = (self.address.clone(), keys.clone());
-        let endpoint = UcxEndpoint { worker, keys, process: Process::me() };
-        self.shared.describe(Endpoint::Ucx(endpoint))
-    }
-
-    fn connect(&self, descriptor: &[u8]) -> Result<PeerId, XferError> {
-        let descriptor = Descriptor::decode(descriptor)?;
-        let Endpoint::Ucx(endpoint) = &descriptor.endpoint else {
-            let why = "it is of another transport".into();
-            return Err(XferError::BadDescriptor { why });
-        };
-        let (peer, new) = self.shared.add_peer(&descriptor)?;
-        // An old peer may have registered more since.
-        self.commands.push(Command::Connect(peer, endpoint.clone())).inspect_err(|_| {
-            if new {
-                self.shared.remove_peer(peer);
-            }
-        })?;
-        Ok(peer)
-    }
-
-    fn peer_regions(&self, peer: PeerId) -> Result<Vec<RegionInfo>, XferError> {
-        self.shared.peer_regions(peer)
-    }
-
-    fn disconnect(&self, peer: PeerId) {
-        if self.shared.remove_peer(peer) {
-            self.commands.push_end(Command::Disconnect(peer));
-        }
-    }
-
-    fn grant(
-        &self,
-        grant: GrantId,
-        region: RegionId,
-        ranges: &[Range<u64>],
-    ) -> Result<(), XferError> {
-        self.shared.grant(grant, region, ranges)
-    }
-
-    fn withdraw(&self, grant: GrantId) -> Withdrawal {
-        self.shared.grants.remove(grant);
-        Withdrawal::Unproven
-    }
-
-    fn pull(&self, pull: Pull) -> Result<(), XferError> {
-        let transfer = pull.transfer;
-        let job = self.shared.admit(pull)?;
-        self.commands.push(Command::Pull(job)).inspect_err(|_| self.shared.dismiss(transfer))
-    }
-
-    fn abort(&self, transfer: TransferId) {
-        if self.shared.begin_abort(transfer) {
-            self.commands.push_end(Command::Abort(transfer));
-        }
-    }
-
-    fn counters(&self) -> Counters {
-        self.shared.counters()
+        shared.register(memory, layout, &self.kinds)
     }
 }

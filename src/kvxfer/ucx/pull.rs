@@ -1,4 +1,5 @@
-//! One pull: posts gets, waits for them, and after a failure until it is quiet.
+//! One pull: posts gets, waits for them, looks whether its grant still holds, and waits after a
+//! failure until it is quiet.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -9,22 +10,60 @@ use crate::kvxfer::error::XferError;
 use crate::kvxfer::plan::{Cursor, Run};
 use crate::kvxfer::process::Watch;
 use crate::kvxfer::shared::{Job, Shared, count};
-use crate::kvxfer::transport::{PeerId, Sink};
+use crate::kvxfer::transport::{PeerId, Pull, Sink};
+use crate::kvxfer::words::{WORD_BYTES, word_of};
 
 /// Gets posted in one go.
 const PIECES: usize = 64;
+/// The answer of a grant's word.
+const REFUSED: XferError = XferError::Refused { why: "the grant is unknown, or was withdrawn" };
 
 /// A peer that is connected.
 pub(super) struct Peer {
     pub(super) endpoint: Endpoint,
     /// By region: its address there, and the key to it.
     pub(super) keys: Vec<(u64, Rc<RemoteKey>)>,
+    /// The words of its grants: their address there, how many there are, and the key to them.
+    pub(super) words: (u64, u32, Rc<RemoteKey>),
     /// Its process, on this host.
     pub(super) watch: Option<Watch>,
     /// Bytes posted and not ended, of all its pulls.
     pub(super) posted: u64,
     /// When something of it last ended: others of its pulls may be ahead in its queue.
     pub(super) moved: Instant,
+}
+
+/// Where the words of peers' grants arrive: one place for each pull in flight.
+pub(super) struct Scratch {
+    mapped: Rc<Mapped>,
+    free: Vec<u64>,
+    /// Bytes of places that were ever used.
+    used: u64,
+}
+
+impl Scratch {
+    /// In memory for as many as there may be.
+    pub(super) fn new(mapped: Rc<Mapped>) -> Self {
+        Self { mapped, free: Vec::new(), used: 0 }
+    }
+
+    /// A place for a pull that was admitted, for as long as it may still be written to.
+    pub(super) fn take(&mut self) -> u64 {
+        self.free.pop().unwrap_or_else(|| {
+            self.used += WORD_BYTES;
+            self.used - WORD_BYTES
+        })
+    }
+
+    pub(super) fn give_back(&mut self, place: u64) {
+        self.free.push(place);
+    }
+}
+
+/// What a pull writes to.
+pub(super) struct Here<'a> {
+    pub(super) local: &'a Rc<Mapped>,
+    pub(super) scratch: &'a Scratch,
 }
 
 enum Phase {
@@ -52,6 +91,10 @@ pub(super) struct Active {
     cursor: Cursor,
     posted: VecDeque<(Request, u64)>,
     arrived: u64,
+    /// Where the grant's word arrives.
+    pub(super) word: u64,
+    /// Whether the word was asked for: the last get of all.
+    asked: bool,
     phase: Phase,
     started: Instant,
     /// When it last moved.
@@ -59,13 +102,15 @@ pub(super) struct Active {
 }
 
 impl Active {
-    pub(super) fn new(job: Job) -> Self {
+    pub(super) fn new(job: Job, word: u64) -> Self {
         let now = Instant::now();
         Self {
             job,
             cursor: Cursor::default(),
             posted: VecDeque::new(),
             arrived: 0,
+            word,
+            asked: false,
             phase: Phase::Running,
             started: now,
             moved: now,
@@ -101,7 +146,7 @@ impl Active {
         shared: &Shared,
         sink: &Sink,
         (mut peer, closed): (Option<&mut Peer>, bool),
-        local: &Rc<Mapped>,
+        here: Here<'_>,
         now: Instant,
     ) -> Look {
         let (moved, error) = self.collect(shared, peer.as_deref_mut());
@@ -125,7 +170,7 @@ impl Active {
             return Look::Lost(why);
         }
         let look = match self.phase {
-            Phase::Running => self.run(shared, sink, peer, local, now),
+            Phase::Running => self.run(shared, sink, peer, here, now),
             Phase::Draining | Phase::Flushing(_) => self.settle(peer, closed),
         };
         if matches!(look, Look::Over) && !matches!(self.phase, Phase::Running) {
@@ -165,13 +210,11 @@ impl Active {
         shared: &Shared,
         sink: &Sink,
         peer: Option<&mut Peer>,
-        local: &Rc<Mapped>,
+        here: Here<'_>,
         now: Instant,
     ) -> Look {
-        let transfer = self.job.pull.transfer;
-        if self.arrived == self.job.bytes {
-            shared.done(sink, transfer, self.job.bytes);
-            return Look::Over;
+        if self.asked && self.posted.is_empty() {
+            return self.conclude(shared, sink, here.scratch);
         }
         let Some(peer) = peer else {
             let peer = self.peer();
@@ -183,12 +226,20 @@ impl Active {
             self.fail(shared, sink, XferError::Deadline { after, done, bytes: self.job.bytes });
             return Look::Moved;
         }
+        let Some(word) = word_of(self.job.pull.grant, peer.words.1) else {
+            self.fail(shared, sink, REFUSED);
+            return Look::Moved;
+        };
         // Each may have one chunk on its way, whatever others have filled the window with.
         let room = peer.posted < shared.limits.window_bytes || self.posted.is_empty();
-        if !room || self.cursor.done == self.job.bytes {
+        let posted = if self.arrived == self.job.bytes && !self.asked {
+            self.ask(shared, peer, here.scratch, word)
+        } else if room && self.cursor.done < self.job.bytes {
+            self.post(shared, peer, here.local)
+        } else {
             return Look::Same;
-        }
-        match self.post(shared, peer, local) {
+        };
+        match posted {
             Ok(()) => Look::Moved,
             Err(why) => {
                 let why = XferError::lost("get", why);
@@ -215,6 +266,37 @@ impl Active {
             count(&shared.stats.posts, 1);
         }
         Ok(())
+    }
+
+    /// Asks for the grant's word, when all else has arrived. It counts for no bytes.
+    fn ask(
+        &mut self,
+        shared: &Shared,
+        peer: &Peer,
+        scratch: &Scratch,
+        word: u64,
+    ) -> Result<(), String> {
+        let (base, _, key) = &peer.words;
+        scratch.mapped.memory().write(self.word, &[0; WORD_BYTES as usize]);
+        let here = (&scratch.mapped, self.word);
+        let request = peer.endpoint.get(here, (key, base + word), WORD_BYTES)?;
+        self.posted.push_back((request, 0));
+        self.asked = true;
+        count(&shared.stats.posts, 1);
+        Ok(())
+    }
+
+    /// The word has arrived: only if it is the grant's name, the bytes are what was granted.
+    fn conclude(&mut self, shared: &Shared, sink: &Sink, scratch: &Scratch) -> Look {
+        let Pull { transfer, grant, .. } = self.job.pull;
+        let mut found = [0; WORD_BYTES as usize];
+        scratch.mapped.memory().read(self.word, &mut found);
+        if u128::from_le_bytes(found) != grant.0 {
+            self.fail(shared, sink, REFUSED);
+            return Look::Moved;
+        }
+        shared.done(sink, transfer, self.job.bytes);
+        Look::Over
     }
 
     /// After a failure: towards the proof that nothing writes any more.

@@ -12,13 +12,15 @@ use rustix::time::Timespec;
 use super::Command;
 use super::endpoint::{Context, Endpoint, Mapped, Request, Worker};
 use super::library::Ucp;
-use super::pull::{Active, Look, Peer};
+use super::pull::{Active, Here, Look, Peer, Scratch};
 use crate::kvxfer::commands::Commands;
-use crate::kvxfer::descriptor::UcxEndpoint;
+use crate::kvxfer::descriptor::{UcxEndpoint, WordTable};
 use crate::kvxfer::error::XferError;
 use crate::kvxfer::process::Watch;
+use crate::kvxfer::region::Memory;
 use crate::kvxfer::shared::Shared;
 use crate::kvxfer::transport::{PeerId, Sink};
+use crate::kvxfer::words::WORD_BYTES;
 
 /// How long it looks for more before it sleeps: waking up costs more than this.
 const SPIN: Duration = Duration::from_micros(30);
@@ -32,9 +34,11 @@ const KEEPALIVE_CALLS: usize = 64;
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the rest of the transport must know of the worker.
+#[derive(Clone)]
 pub(super) struct Hello {
     pub(super) address: Vec<u8>,
     pub(super) cuda: bool,
+    pub(super) words: WordTable,
 }
 
 /// An endpoint on its way out.
@@ -51,6 +55,10 @@ pub(super) struct Driver {
     context: Rc<Context>,
     worker: Rc<Worker>,
     mapped: Vec<Rc<Mapped>>,
+    /// Of our grants: kept for peers to read.
+    _words: Rc<Mapped>,
+    /// For the words of peers' grants.
+    scratch: Scratch,
     peers: FxHashMap<PeerId, Peer>,
     closing: Vec<Closing>,
     active: VecDeque<Active>,
@@ -69,13 +77,26 @@ impl Driver {
             settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let context = Context::new(ucp, &settings)?;
         let worker = Worker::new(&context)?;
-        let hello = Hello { address: worker.address()?, cuda: context.has_cuda() };
+        let memory = shared.grants.words().ok_or("its grants have no words")?;
+        let words = Mapped::new(&context, memory.clone())?;
+        let table = WordTable {
+            address: memory.address().addr() as u64,
+            count: (memory.bytes() / WORD_BYTES) as u32, // it was made for so many
+            key: words.pack()?,
+        };
+        let scratch =
+            Memory::zeroed(shared.limits.pulls.max(1).saturating_mul(WORD_BYTES as usize))
+                .map_err(|error| format!("memory for {} pulls: {error}", shared.limits.pulls))?;
+        let scratch = Scratch::new(Mapped::new(&context, scratch)?);
+        let hello = Hello { address: worker.address()?, cuda: context.has_cuda(), words: table };
         let driver = Self {
             shared,
             commands,
             context,
             worker,
             mapped: Vec::new(),
+            _words: words,
+            scratch,
             peers: FxHashMap::default(),
             closing: Vec::new(),
             active: VecDeque::new(),
@@ -111,7 +132,7 @@ impl Driver {
     /// Does what a caller asked; `false` when it is time to end.
     fn obey(&mut self, sink: &Sink, command: Command) -> bool {
         match command {
-            Command::Register(memory, reply) => {
+            Command::Work((memory, reply)) => {
                 let packed = Mapped::new(&self.context, memory).and_then(|mapped| {
                     let packed = mapped.pack()?;
                     self.mapped.push(mapped);
@@ -119,13 +140,17 @@ impl Driver {
                 });
                 let _ = reply.send(packed); // the caller waits for it
             }
+            Command::Connect(peer, _) if !self.shared.knows(peer) => {} // lost since
             Command::Connect(peer, endpoint) => {
                 if let Err(why) = self.connect(peer, &endpoint) {
                     self.lose(sink, peer, XferError::lost("connect", why));
                 }
             }
             Command::Disconnect(peer) => self.lose(sink, peer, XferError::Aborted),
-            Command::Pull(job) => self.active.push_back(Active::new(job)),
+            Command::Pull(job) => {
+                let word = self.scratch.take();
+                self.active.push_back(Active::new(job, word));
+            }
             Command::Abort(transfer) => {
                 let found = self.active.iter_mut().find(|a| a.job.pull.transfer == transfer);
                 if let Some(active) = found {
@@ -140,9 +165,11 @@ impl Driver {
     fn connect(&mut self, id: PeerId, endpoint: &UcxEndpoint) -> Result<(), String> {
         if !self.peers.contains_key(&id) {
             let watch = endpoint.process.as_ref().and_then(Watch::new);
-            let endpoint = Endpoint::new(&self.worker, &endpoint.worker)?;
-            let peer = Peer { endpoint, keys: Vec::new(), watch, posted: 0, moved: Instant::now() };
-            self.peers.insert(id, peer);
+            let to = Endpoint::new(&self.worker, &endpoint.worker)?;
+            let WordTable { address, count, key } = &endpoint.words;
+            let words = (*address, *count, to.unpack(key)?);
+            let (keys, moved) = (Vec::new(), Instant::now());
+            self.peers.insert(id, Peer { endpoint: to, keys, words, watch, posted: 0, moved });
         }
         let Some(peer) = self.peers.get_mut(&id) else { return Ok(()) };
         for (base, packed) in endpoint.keys.iter().skip(peer.keys.len()) {
@@ -194,11 +221,12 @@ impl Driver {
             let closed = !self.closing.iter().any(|closing| closing.peer == id);
             let local = &self.mapped[active.job.pull.local.0 as usize]; // checked on admission
             let peer = (self.peers.get_mut(&id), closed);
-            let look = active.drive(&self.shared, sink, peer, local, now);
+            let here = Here { local, scratch: &self.scratch };
+            let look = active.drive(&self.shared, sink, peer, here, now);
             moved |= !matches!(look, Look::Same);
             match look {
                 Look::Same | Look::Moved => self.active.push_back(active),
-                Look::Over => {}
+                Look::Over => self.scratch.give_back(active.word),
                 Look::Lost(why) => {
                     self.active.push_back(active);
                     self.lose(sink, id, why);

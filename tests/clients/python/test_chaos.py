@@ -57,6 +57,21 @@ def test_a_running_cluster_is_attached_to_and_broken_without_one_wrong_answer(cl
     assert code == 64 and "kill needs --node" in shown, shown
 
 
+def test_ranks_with_roles_are_broken_in_the_phases_of_a_transfer_without_one_wrong_answer(tmp_path):
+    args = ["--seed", "6", "--faults", "6", "--only", "kill,stop", "--pause-ms", "100", "--logs", str(tmp_path / "logs"),
+            "--phases", "prefilling,reserved,decoding"]
+    for node in ("front", "prefill1", "prefill2", "decode1", "decode2"):
+        args += ["--node", f"configs/chaos-disagg/{node}.yaml"]
+    code, report, shown = chaos(tmp_path, *args)
+    check(code, report, shown)
+    assert report["full_prefill_ranks"] == 2, shown
+    assert {fault["victim"] for fault in report["faults"]} == {"prefill", "decode"}, shown
+    # Each waited for its phase, and the load is such that it came.
+    assert all(fault["phases"].get(fault["aim"], 0) > 0 for fault in report["faults"]), shown
+    assert {fault["aim"] for fault in report["faults"]} >= {"prefilling", "reserved"}, shown
+    assert sum(row["count"] for row in report["caught"]) == 6 and all(row["unseen"] == 0 for row in report["caught"]), shown
+
+
 # Which queueing discipline of the kernel each fault is made of, and how many faults show it.
 NETWORK = {"partition,partition_one_way": ("blackhole", 4),
            "bandwidth": ("tbf rate 64kbit burst 3200 latency 400ms", 1),

@@ -92,7 +92,7 @@ struct Driver<M: Model> {
     computed: usize,
     /// Blocks that are being fetched.
     pulls: Vec<PullOut>,
-    /// Prefills that are done.
+    /// What prefills have told.
     held: HashMap<LegId, Vec<BlockId>>,
 }
 
@@ -161,7 +161,14 @@ impl<M: Model> Driver<M> {
         self.pulls.append(&mut self.out.pulls);
         for done in self.out.prefilled.drain(..) {
             assert!(self.live.contains(&done.leg), "{} has ended or never was", done.leg);
-            assert_eq!(self.held.insert(done.leg, done.blocks), None);
+            let held = self.held.entry(done.leg).or_default();
+            held.extend(done.blocks);
+            let all = self.engine.scheduler.table(done.leg).unwrap().len();
+            assert_eq!(held.len() + done.missing as usize, all, "{}", done.leg);
+        }
+        for (leg, told) in &self.held {
+            let table = self.engine.scheduler.table(*leg).unwrap();
+            assert_eq!(told, &table[..told.len()], "{leg}: others may read these blocks");
         }
         let mut cached = Vec::new();
         self.engine.cached_blocks(&mut cached);

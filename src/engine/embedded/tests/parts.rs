@@ -15,8 +15,8 @@ enum Op {
         part: u32,
     },
     Steps(usize),
-    /// Blocks have come, or will not.
-    Pulled(prop::sample::Index, bool),
+    /// The first so many blocks have come, or as many as were asked for; the others will not.
+    Pulled(prop::sample::Index, u32),
     /// Something is written to blocks that are being fetched.
     Write(prop::sample::Index),
     Abort(prop::sample::Index),
@@ -28,7 +28,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         4 => admit.prop_map(|(which, len, max_tokens, part)| Op::Admit { which, len, max_tokens, part }),
         3 => (1_usize..6).prop_map(Op::Steps),
-        2 => (index(), any::<bool>()).prop_map(|(at, come)| Op::Pulled(at, come)),
+        2 => (index(), 0_u32..16).prop_map(|(at, come)| Op::Pulled(at, come)),
         1 => index().prop_map(Op::Write),
         2 => index().prop_map(Op::Abort),
     ];
@@ -45,13 +45,14 @@ fn part(number: u32) -> Part {
 }
 
 impl Driver<SimModel> {
-    /// The end of a fetch: with what was asked for, or with nonsense.
-    fn end_pull(&mut self, at: usize, legs: &HashMap<LegId, Leg>, come: bool) {
+    /// The end of a fetch: so much of what was asked for, and nonsense after it.
+    fn end_pull(&mut self, at: usize, legs: &HashMap<LegId, Leg>, come: u32) {
         let pull = self.pulls.swap_remove(at);
         let first = pull.first as usize;
+        let come = come.min(pull.blocks.len() as u32);
         for (block, nth) in pull.blocks.iter().zip(first + 1..) {
             let model = self.engine.model_mut();
-            match come {
+            match nth <= first + come as usize {
                 true => model.receive(*block, &legs[&pull.leg].tokens[..nth * 4]),
                 false => model.corrupt(*block),
             }
@@ -109,7 +110,7 @@ proptest! {
             if driver.engine.has_work() {
                 driver.step();
             } else if !driver.pulls.is_empty() {
-                driver.end_pull(0, &legs, true);
+                driver.end_pull(0, &legs, u32::MAX);
             } else if let Some(&id) = driver.held.keys().min() {
                 let leg = &legs[&id];
                 let full = (leg.tokens.len() - 1) / 4;
@@ -149,7 +150,7 @@ fn a_decode_computes_only_what_was_not_fetched() {
     other.admit(second.clone()).unwrap();
     other.step();
     assert!(!other.engine.has_work() && other.computed == 0, "it waits for its blocks");
-    other.end_pull(0, &HashMap::from([(second.id, second.clone())]), true);
+    other.end_pull(0, &HashMap::from([(second.id, second.clone())]), u32::MAX);
     other.run();
     assert_eq!(
         (other.outputs[&second.id].clone(), other.computed),
