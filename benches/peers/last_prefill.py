@@ -75,7 +75,8 @@ async def ask(port, rng):
         if status != "200":
             text = answer.split(b"\r\n\r\n", 1)[-1].decode(errors="replace")
             return f"{status}: {' '.join(text.split())[:110]}"
-        usage = json.loads(answer.split(b"\r\n\r\n", 1)[1])["usage"]
+        body = answer.split(b"\r\n\r\n", 1)[1]
+        usage = json.loads(body[body.index(b"{"):body.rindex(b"}") + 1])["usage"]  # it may come in chunks
         return "ok" if usage["completion_tokens"] == 16 else f"200 with {usage['completion_tokens']} tokens"
     except asyncio.TimeoutError:
         return "nothing for 60 s"

@@ -72,6 +72,11 @@ impl Picker {
         Self { turn: seed, random: seed }
     }
 
+    /// One turn was taken without a choice.
+    pub fn skip(&mut self) {
+        self.turn += 1;
+    }
+
     /// The index of the candidate that gets a leg of `blocks` blocks, and in mode `kv` the scores of
     /// all in `scores`. `None` if none has room.
     pub fn pick(

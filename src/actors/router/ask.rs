@@ -109,6 +109,9 @@ impl ModelRouter {
     ) -> Option<Routed> {
         let began = Instant::now();
         if let ([only], false, None) = (offers, ask.explain, ask.session) {
+            if self.mode == Mode::RoundRobin {
+                self.inside().picker.skip(); // there may be others to choose from at other times
+            }
             return only.has_room.then_some(Routed {
                 index: 0,
                 cached_blocks: 0,
