@@ -13,6 +13,7 @@ use super::{
     Config, EngineKind, Faults, Frontend, Log, LogFormat, Node as NodeConfig, OfferedModel,
     Precision, Sim, Supervision, Tls, Worker, files,
 };
+use crate::engine::processors::{Processors, Wanted};
 use crate::engine::sim::{Formula, Law, Table, Timing};
 use crate::router::Role;
 
@@ -71,6 +72,7 @@ fn frontend(values: &mut Values, host: &Host, has_worker: bool) -> Frontend {
             _ => Vec::new(),
         },
         max_connections: values.size("frontend.max_connections"),
+        max_turned_away: values.size("frontend.max_turned_away"),
         max_requests: values.size("frontend.max_requests"),
         max_body_bytes: values.size("frontend.max_body_bytes"),
         max_choices: values.size("frontend.max_choices"),
@@ -171,6 +173,7 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         max_waiting: values.size("worker.max_waiting"),
         max_batch_tokens: values.size("worker.max_batch_tokens"),
         prefix_cache: values.switch("worker.prefix_cache"),
+        processors: processors(values, host),
         kv_events: values.switch("worker.kv_events"),
         kv_event_buffer: values.size("worker.kv_event_buffer"),
         report_interval: values.time("worker.report_ms"),
@@ -184,6 +187,22 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         transfer: super::transfer::transfer(values),
         model,
     }
+}
+
+/// What is always on.
+fn processors(values: &mut Values, host: &Host) -> Vec<Wanted> {
+    const KEY: &str = "worker.logits_processors";
+    let mut wanted: Vec<_> = values.list(KEY).iter().map(|text| Wanted::named(text)).collect();
+    let is_sim = values.text("worker.engine").as_deref() == Some("sim");
+    if is_sim && !wanted.is_empty() {
+        values.complain(KEY, "needs worker.engine native: the sim engine computes no logits");
+    } else if let Err(error) = Processors::new(|_| Ok(Vec::new())).chain(&wanted) {
+        values.complain(KEY, format!("must name what there is: {error}"));
+    }
+    if !is_sim && (host.env)("CUELIGHT_TEST_LOGITS_PROCESSOR").as_deref() == Some("1") {
+        wanted.push(Wanted::named("forced_text"));
+    }
+    wanted
 }
 
 fn sim(values: &mut Values) -> Sim {

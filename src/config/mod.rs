@@ -31,6 +31,7 @@ pub use read::{Profile, load, load_all, load_node};
 pub use reference::reference;
 pub use transfer::{Disaggregation, Transfer, TransportKind};
 
+use crate::engine::processors::Wanted;
 use crate::engine::sim::Timing;
 use crate::router::{Affinity, Mode, Policy, Role, Weights};
 
@@ -123,6 +124,8 @@ pub struct Frontend {
     /// `frontend.max_connections`: open client connections; one more gets 429 and is closed.
     /// Default 20,000.
     pub max_connections: usize,
+    /// `frontend.max_turned_away`: connections over these that are told so at a time. Default 64.
+    pub max_turned_away: usize,
     /// `frontend.max_requests`: requests in flight; one more gets 429. Default 4,096.
     pub max_requests: usize,
     /// `frontend.max_body_bytes`: largest request body; more gets 413. Default 8 MiB.
@@ -275,6 +278,8 @@ pub struct Worker {
     pub max_batch_tokens: usize,
     /// `worker.prefix_cache`: whether KV blocks are found again by their tokens. Default true.
     pub prefix_cache: bool,
+    /// `worker.logits_processors`: those that are on for every request. Default: none.
+    pub processors: Vec<Wanted>,
     /// `worker.kv_events`: whether front ends are told which KV blocks are cached. Default true.
     pub kv_events: bool,
     /// `worker.kv_event_buffer`: changes of the prefix cache that wait for one front end. Default

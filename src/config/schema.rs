@@ -247,6 +247,10 @@ pub(super) const MODEL_MODE: Item = Item {
     rule: "a model's name, =, and kv, round-robin, random, power-of-two, least-loaded or direct",
     holds: |text| text.rsplit_once('=').is_some_and(|(_, mode)| Mode::named(mode).is_some()),
 };
+pub(super) const PROCESSOR: Item = Item {
+    rule: "NAME or NAME={…}, such as temperature={\"value\":2}",
+    holds: |text| text.split_once('=').is_none_or(|(_, arguments)| arguments.starts_with('{')),
+};
 pub(super) const ENDPOINT: Item = Item {
     rule: "http://host:port",
     holds: |text| text.strip_prefix("http://").is_some_and(is_host_port),

@@ -29,8 +29,8 @@ pub struct Transfer {
     pub quarantine_max: u32,
     /// `worker.transfer.checksums`: whether blocks are compared with what was sent. Default false.
     pub checksums: bool,
-    /// `worker.transfer.max_pulls`, `max_peers`, `max_leases`, `chunk_bytes`, `window_bytes`, `stall_s`
-    /// and `handshake_s`.
+    /// `worker.transfer.max_pulls`, `max_peers`, `max_leases`, `max_runs`, `chunk_bytes`, `window_bytes`,
+    /// `stall_s` and `handshake_s`.
     pub limits: kvxfer::Limits,
     /// `worker.transfer.ucx`.
     pub ucx: kvxfer::ucx::Options,
@@ -110,6 +110,7 @@ pub(super) fn transfer(values: &mut Values) -> Transfer {
             peers: values.size("worker.transfer.max_peers"),
             pulls: values.size("worker.transfer.max_pulls"),
             grants: values.size("worker.transfer.max_leases"),
+            runs: values.size("worker.transfer.max_runs"),
             chunk_bytes: values.size("worker.transfer.chunk_bytes") as u32,
             window_bytes: values.size("worker.transfer.window_bytes") as u64,
             stall: values.time("worker.transfer.stall_s"),

@@ -72,6 +72,14 @@ pub enum EngineError {
         /// What was found, e.g. "a logit that is not a number".
         what: Word,
     },
+    /// A logits processor cannot do what the request asks of it; the others go on.
+    #[error("logits processor {name}: {why}")]
+    Processor {
+        /// Its name.
+        name: Word,
+        /// What was wrong.
+        why: String,
+    },
     /// The engine failed as a whole.
     #[error("the engine was lost during {during}: {detail}")]
     Lost {
@@ -91,7 +99,8 @@ impl EngineError {
             | Self::NoTokensLeft { .. }
             | Self::PoolTooSmall { .. }
             | Self::UnknownToken { .. }
-            | Self::BadNumbers { .. } => Reach::Request,
+            | Self::BadNumbers { .. }
+            | Self::Processor { .. } => Reach::Request,
             Self::QueueFull { .. } => Reach::Retry,
             Self::Lost { .. } => Reach::Engine,
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 
+use super::processors::Wanted;
 use crate::ids::LegId;
 
 /// One leg of a request: continue these tokens.
@@ -75,6 +76,8 @@ pub struct Sampling {
     pub ignore_eos: bool,
     /// `Some(k)`: report the chosen token's log probability and the k likeliest, `k <= 20`.
     pub logprobs: Option<u8>,
+    /// What changes the logits before all of this, in this order.
+    pub processors: Vec<Wanted>,
 }
 
 impl Default for Sampling {
@@ -94,6 +97,7 @@ impl Default for Sampling {
             min_tokens: 0,
             ignore_eos: false,
             logprobs: None,
+            processors: Vec::new(),
         }
     }
 }

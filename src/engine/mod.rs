@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Engine (trait)      admit, abort, step → what happened; synchronous, driven from one thread
-//! └─ Embedded<M: Model>   scheduler + block pool + sampler, the same for every embedded model
+//! └─ Embedded<M: Model>   scheduler + block pool + processors + sampler, the same for every embedded model
 //!    ├─ native        Llama-family transformers on this machine's CPU
 //!    └─ sim           tokens computed from the prompt, timing from the config
 //! ```
@@ -18,6 +18,7 @@ pub mod faulty;
 pub mod leg;
 pub mod model;
 pub mod native;
+pub mod processors;
 pub mod sample;
 pub mod schedule;
 pub mod sim;

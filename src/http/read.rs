@@ -96,7 +96,8 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, ApiError> {
     Ok(if all.is_empty() { first } else { all.into() })
 }
 
-async fn discard(mut body: Body, most: usize) {
+/// Reads up to `most` bytes and keeps none.
+pub(super) async fn discard(mut body: Body, most: usize) {
     let mut read = 0;
     while read < most {
         match body.frame().await {

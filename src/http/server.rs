@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -21,6 +22,7 @@ use tracing::{debug, warn};
 
 use super::app::App;
 use super::errors::ApiError;
+use super::read;
 use super::stalled::Stalled;
 use super::tls::{self, TlsError};
 use crate::actors::failure::Failure;
@@ -30,11 +32,6 @@ use crate::metrics::Refusal;
 
 /// Largest head of a request, and most that is read or written at once: memory per connection.
 const BUFFER_BYTES: usize = 16 << 10;
-/// Connections over `frontend.max_connections` that are told so at a time; further ones wait in the
-/// kernel's backlog.
-const TURNED_AWAY: usize = 64;
-/// Most of a request's body that is read before its client is turned away.
-const UNREAD: usize = 1 << 20;
 /// Rest after a failed accept: the usual reason, too many open files, does not pass at once.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -67,9 +64,9 @@ pub async fn serve(
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     // A permit is a connection; the semaphore cannot count further than this.
-    let most = config.max_connections.min(Semaphore::MAX_PERMITS >> 3).min(u32::MAX as usize);
-    let connections = Arc::new(Semaphore::new(most));
-    let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
+    let places = |most: usize| Semaphore::new(most.min(Semaphore::MAX_PERMITS >> 3));
+    let connections = Arc::new(places(config.max_connections.min(u32::MAX as usize)));
+    let turned_away = Arc::new(places(config.max_turned_away));
     let app = Arc::new(App::new(handle, config.clone(), faults_enabled));
     let shared = Arc::new(Shared {
         router: app.router(),
@@ -82,7 +79,8 @@ pub async fn serve(
     let mut tasks = tokio::task::JoinSet::new();
     loop {
         let next = async {
-            // Without a place nothing is accepted: the next client waits in the kernel's backlog.
+            // Without a place nothing is accepted: the next client waits in the kernel's backlog,
+            // also while as many as may be are being turned away.
             let spare = tokio::select! {
                 biased;
                 _ = connections.acquire() => None,
@@ -135,7 +133,9 @@ impl Shared {
         permit: OwnedSemaphorePermit,
         is_over: bool,
     ) {
-        let _open = Open::new(self.clone(), permit);
+        let metrics = &self.app.handle.metrics().http;
+        let gauge = if is_over { &metrics.turned_away } else { &metrics.connections };
+        let _open = Open::new(gauge.clone(), permit);
         // Events are written whole: waiting to fill a segment only delays them.
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "connection was lost as it came");
@@ -200,11 +200,11 @@ impl Shared {
 }
 
 impl Shared {
-    /// The answer to a client over `frontend.max_connections`. Its body is read as far as it is short:
-    /// closing a connection with unread bytes may take the answer back.
+    /// The answer to a client over `frontend.max_connections`. Its body is read if it could be one that
+    /// is served: closing a connection with unread bytes may take the answer back.
     async fn turn_away(&self, request: Request<Body>) -> Response {
-        let body = axum::body::to_bytes(request.into_body(), UNREAD);
-        let _ = tokio::time::timeout(self.header_timeout, body).await; // too long: as good
+        let body = read::discard(request.into_body(), self.app.config().max_body_bytes);
+        let _ = tokio::time::timeout(self.header_timeout, body).await; // too slow: as good
         self.app.handle.metrics().http.refused.inc(Refusal::Connections);
         let limit = self.app.config().max_connections;
         let what = "open connections (frontend.max_connections)";
@@ -221,19 +221,19 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 
 /// Counts a connection for as long as it is open.
 struct Open {
-    shared: Arc<Shared>,
+    gauge: Gauge,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Open {
-    fn new(shared: Arc<Shared>, permit: OwnedSemaphorePermit) -> Self {
-        shared.app.handle.metrics().http.connections.inc();
-        Self { shared, _permit: permit }
+    fn new(gauge: Gauge, permit: OwnedSemaphorePermit) -> Self {
+        gauge.inc();
+        Self { gauge, _permit: permit }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.shared.app.handle.metrics().http.connections.dec();
+        self.gauge.dec();
     }
 }

@@ -23,9 +23,9 @@ pub trait Unit: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Seconds;
 
-/// Counts of tokens or legs.
+/// Counts of tokens, legs, pieces.
 #[derive(Debug)]
-pub struct Tokens;
+pub struct Count;
 
 impl Unit for Seconds {
     type Value = Duration;
@@ -37,7 +37,7 @@ impl Unit for Seconds {
     }
 }
 
-impl Unit for Tokens {
+impl Unit for Count {
     type Value = u64;
     const STEPS: f64 = 1.0;
     fn steps(value: u64) -> u64 {
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_value_lands_in_the_first_bucket_that_is_not_below_it() {
-        let histogram = Histogram::<Tokens>::new(&[1, 8, 64]);
+        let histogram = Histogram::<Count>::new(&[1, 8, 64]);
         for (value, bucket) in [(0, 0), (1, 0), (2, 1), (8, 1), (9, 2), (64, 2), (65, 3)] {
             let before = histogram.0.counts[bucket].load(Relaxed);
             histogram.observe(value);
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn threads_lose_no_observation() {
-        let histogram = Histogram::<Tokens>::new(&[10, 100]);
+        let histogram = Histogram::<Count>::new(&[10, 100]);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| (0..10_000).for_each(|value| histogram.observe(value % 200)));

@@ -27,7 +27,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
 pub use cluster::ClusterMetrics;
-pub use histogram::{Histogram, Seconds, Tokens, Unit};
+pub use histogram::{Count, Histogram, Seconds, Unit};
 pub use labels::{
     Cancellation, Counters, Fetched, LabelValue, Migration, Outcome, PrefillPlace, Refusal, Turned,
 };
@@ -69,6 +69,8 @@ pub struct Metrics {
 pub struct HttpMetrics {
     /// Open client connections.
     pub connections: Gauge,
+    /// Connections beyond `frontend.max_connections` that are being told so.
+    pub turned_away: Gauge,
     /// Requests admitted and not yet ended.
     pub requests_active: Gauge,
     /// Bytes of streams that wait for their clients to read.
@@ -133,6 +135,8 @@ impl Metrics {
         let refused = add.family("http_refused", "Requests refused, by reason");
         let http = HttpMetrics {
             connections: add.gauge("http_connections", "Open client connections"),
+            turned_away: add
+                .gauge("http_turned_away", "Connections over the limit that are told so"),
             requests_active: add.gauge("requests_active", "Requests admitted and not yet ended"),
             stream_backlog_bytes: add
                 .gauge("stream_backlog_bytes", "Bytes of streams that clients have not read yet"),

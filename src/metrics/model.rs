@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::Adder;
-use super::histogram::{Histogram, Seconds, Tokens};
+use super::histogram::{Count, Histogram, Seconds};
 use super::labels::{Cancellation, Counters, Migration, Outcome, PrefillPlace};
 
 /// Bounds in microseconds: 1 ms to 80 s.
@@ -62,13 +62,13 @@ pub struct ModelMetrics {
     /// From the request's arrival to its end.
     pub request_duration: Histogram<Seconds>,
     /// Prompt tokens of each request.
-    pub request_prompt_tokens: Histogram<Tokens>,
+    pub request_prompt_tokens: Histogram<Count>,
     /// Output tokens of each request.
-    pub request_output_tokens: Histogram<Tokens>,
+    pub request_output_tokens: Histogram<Count>,
     /// Prompt tokens of each request that were found in the prefix cache.
-    pub request_cached_tokens: Histogram<Tokens>,
+    pub request_cached_tokens: Histogram<Count>,
     /// Choices of each request.
-    pub request_choices: Histogram<Tokens>,
+    pub request_choices: Histogram<Count>,
     /// Requests that wait for a rank to come up or to have room, not in line.
     pub without_rank: Gauge,
     /// What its tokenizer and chat template take.
@@ -129,10 +129,10 @@ pub(super) struct Families {
     inter_token_latency: Family<Labels, Histogram<Seconds>>,
     queue: Family<Labels, Histogram<Seconds>>,
     request_duration: Family<Labels, Histogram<Seconds>>,
-    request_prompt_tokens: Family<Labels, Histogram<Tokens>>,
-    request_output_tokens: Family<Labels, Histogram<Tokens>>,
-    request_cached_tokens: Family<Labels, Histogram<Tokens>>,
-    request_choices: Family<Labels, Histogram<Tokens>>,
+    request_prompt_tokens: Family<Labels, Histogram<Count>>,
+    request_output_tokens: Family<Labels, Histogram<Count>>,
+    request_cached_tokens: Family<Labels, Histogram<Count>>,
+    request_choices: Family<Labels, Histogram<Count>>,
     without_rank: Family<Labels, Gauge>,
     cached_words: Family<Labels, Gauge>,
     cached_bytes: Family<Labels, Gauge>,

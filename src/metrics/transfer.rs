@@ -6,7 +6,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::Adder;
-use super::histogram::{Histogram, Seconds};
+use super::histogram::{Count, Histogram, Seconds};
 use super::labels::{Counters, Fetched};
 use crate::ids::RankIndex;
 
@@ -15,6 +15,9 @@ const PULL: &[u64] = &[
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 5_000_000, 20_000_000, 60_000_000,
 ];
+
+/// Bounds of the runs of one pull.
+const RUNS: &[u64] = &[1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 1_048_576];
 
 /// Handles of one rank's series.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub struct TransferMetrics {
     pub fetches: Counters<Fetched>,
     /// Bytes that have come.
     pub pulled_bytes: Counter,
+    /// Runs of bytes that lie side by side, of each pull.
+    pub runs: Histogram<Count>,
     /// From the reservation of a sequence's blocks until its KV is there, or is not to be had.
     pub pull: Histogram<Seconds>,
     /// Blocks that may still be written although their pull has failed.
@@ -61,6 +66,7 @@ pub(super) struct Families {
     pulls: Family<Labels, Gauge>,
     fetches: Family<OutcomeLabels, Counter>,
     pulled_bytes: Family<Labels, Counter>,
+    runs: Family<Labels, Histogram<Count>>,
     pull: Family<Labels, Histogram<Seconds>>,
     quarantined: Family<Labels, Gauge>,
     quarantine_level: Family<Labels, Gauge>,
@@ -77,6 +83,11 @@ impl Families {
             pulls: add.family("kv_pulls_in_flight", "Pulls of KV blocks that have not ended"),
             fetches: add.family("kv_fetches", "Sequences whose KV was to be fetched, by outcome"),
             pulled_bytes: add.family("kv_pulled_bytes", "Bytes of KV blocks that have come"),
+            runs: add.histogram(
+                "kv_pull_runs",
+                "Runs of bytes that lie side by side, of each pull",
+                || Histogram::new(RUNS),
+            ),
             pull: add.histogram(
                 "kv_pull_seconds",
                 "Time to fetch the KV of one sequence, or to find that it is not to be had",
@@ -108,6 +119,7 @@ impl Families {
             pulls: self.pulls.get_or_create_owned(&labels),
             fetches: Counters::new(&self.fetches, outcome),
             pulled_bytes: self.pulled_bytes.get_or_create_owned(&labels),
+            runs: self.runs.get_or_create_owned(&labels),
             pull: self.pull.get_or_create_owned(&labels),
             quarantined: self.quarantined.get_or_create_owned(&labels),
             quarantine_level: self.quarantine_level.get_or_create_owned(&labels),

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::Adder;
-use super::histogram::{Histogram, Seconds, Tokens};
+use super::histogram::{Count, Histogram, Seconds};
 use crate::engine::Load;
 use crate::ids::{Generation, RankIndex};
 
@@ -44,7 +44,7 @@ pub struct WorkerMetrics {
     /// Time of each step.
     pub step: Histogram<Seconds>,
     /// Prompt and output tokens of each step.
-    pub step_tokens: Histogram<Tokens>,
+    pub step_tokens: Histogram<Count>,
     /// Time that loading took the last time, in seconds.
     pub load_seconds: Gauge<f64, AtomicU64>,
     /// How often news began to wait because a token stream was full.
@@ -95,7 +95,7 @@ pub(super) struct Families {
     generation: Family<Labels, Gauge>,
     steps: Family<Labels, Counter>,
     step: Family<Labels, Histogram<Seconds>>,
-    step_tokens: Family<Labels, Histogram<Tokens>>,
+    step_tokens: Family<Labels, Histogram<Count>>,
     load_seconds: Family<Labels, Gauge<f64, AtomicU64>>,
     stream_full: Family<Labels, Counter>,
     preemptions: Family<Labels, Counter>,

@@ -23,6 +23,7 @@ use crate::engine::faulty::Faulty;
 use crate::engine::model::{Model, Shape};
 use crate::engine::native::checkpoint::{ModelCard, read_card};
 use crate::engine::native::{KvSize, NativeModel, Options, Precision};
+use crate::engine::processors::Processors;
 use crate::engine::schedule::Limits;
 use crate::engine::sim::{SimConfig, SimModel};
 use crate::engine::{Engine, EngineError, Sampling};
@@ -187,7 +188,8 @@ fn finish<M: Model + 'static>(
         max_batch_tokens: worker.max_batch_tokens,
         prefix_cache: worker.prefix_cache,
     };
-    let engine = Embedded::new(model, limits, &hash_key(&node.config));
+    let engine =
+        Embedded::new(model, limits, &hash_key(&node.config)).with_processors(processors(worker)?);
     if node.config.faults.enabled {
         let name = format!("{}/{}", worker.served_name, rank.0);
         return Ok(Box::new(Faulty::new(engine, node.fault_switch(&name))));
@@ -197,6 +199,13 @@ fn finish<M: Model + 'static>(
 
 fn lost(error: impl ToString) -> EngineError {
     EngineError::Lost { during: "loading".into(), detail: error.to_string() }
+}
+
+/// The logits processors that its ranks know.
+fn processors(worker: &Worker) -> Result<Processors, EngineError> {
+    let text = TextModel::load(&worker.model, TextLimits::default()).map_err(lost)?;
+    let encode = move |piece: &str| text.encode(piece, false).map_err(|error| error.to_string());
+    Processors::new(encode).always(&worker.processors)
 }
 
 /// Ids that the tokenizer knows: the checkpoint's padding rows above them are never sampled.

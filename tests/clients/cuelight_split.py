@@ -1,5 +1,7 @@
 """A cluster in which some ranks prefill and others decode."""
 
+import json
+
 import pytest
 
 from cuelight_server import REPOSITORY, eventually
@@ -11,6 +13,22 @@ TRANSPORTS = ["tcp", pytest.param("ucx", marks=pytest.mark.skipif(UCX is None, r
 def ucx_env(transport):
     """What a node must be told for this transport."""
     return {"CUELIGHT_UCX_DIR": str(UCX.parent)} if transport == "ucx" else {}
+
+
+def own_actors(node):
+    """Kinds of the actors of this node alone: the tree is the whole cluster's."""
+    left = [root for root in json.loads(node.admin("/cluster/tree"))["children"] if root["name"] == node.name]
+    kinds = set()
+    while left:
+        actor = left.pop()
+        left += actor["children"]
+        kinds.add(actor["kind"])
+    return kinds
+
+
+def fetches(node):
+    """Whether blocks are on their way to it, or it waits for them."""
+    return "Transfer" in own_actors(node)
 
 
 class Split:

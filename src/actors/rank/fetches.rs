@@ -13,16 +13,11 @@ use crate::kvxfer::ledger::{Access, Census, Ledger, LedgerLimits, Level, Phase};
 /// Ended fetches that are remembered.
 const REMEMBERED: usize = 1024;
 
-/// One sequence's.
-struct Fetch {
-    /// `None` once it has ended without a word.
-    actor: Option<ActorRef<transfer::Msg>>,
-}
-
 /// See the module's description.
 pub(super) struct Fetches {
     mover: Weak<Mover>,
-    fetches: FxHashMap<LegId, Fetch>,
+    /// By sequence; `None` once its actor has ended without a word.
+    fetches: FxHashMap<LegId, Option<ActorRef<transfer::Msg>>>,
     ledger: Ledger<LegId>,
     /// Peers that were lost, as far as that was counted.
     lost: u64,
@@ -51,11 +46,11 @@ impl Fetches {
     }
 
     pub(super) fn started(&mut self, leg: LegId, actor: ActorRef<transfer::Msg>) {
-        self.fetches.insert(leg, Fetch { actor: Some(actor) });
+        self.fetches.insert(leg, Some(actor));
     }
 
     pub(super) fn actor(&self, leg: LegId) -> Option<&ActorRef<transfer::Msg>> {
-        self.fetches.get(&leg)?.actor.as_ref()
+        self.fetches.get(&leg)?.as_ref()
     }
 
     /// Its actor says that it is over; `false` if it is not known any more.
@@ -69,9 +64,11 @@ impl Fetches {
 
     /// The fetch whose actor this is, if that has said nothing of its end.
     pub(super) fn orphaned(&mut self, actor: ActorId) -> Option<LegId> {
-        let is_it = |fetch: &Fetch| fetch.actor.as_ref().is_some_and(|a| a.get_id() == actor);
-        let (leg, fetch) = self.fetches.iter_mut().find(|(_, fetch)| is_it(fetch))?;
-        fetch.actor = None;
+        let its = |driver: &Option<ActorRef<_>>| {
+            driver.as_ref().is_some_and(|driver: &ActorRef<transfer::Msg>| driver.get_id() == actor)
+        };
+        let (leg, driver) = self.fetches.iter_mut().find(|(_, driver)| its(driver))?;
+        *driver = None;
         let leg = *leg;
         let _ = self.ledger.abort(leg); // it was exposed
         Some(leg)
@@ -79,7 +76,7 @@ impl Fetches {
 
     /// Whether nobody drives this fetch any more and nothing writes to its blocks: it is then forgotten.
     pub(super) fn settled(&mut self, leg: LegId) -> bool {
-        let left_alone = self.fetches.get(&leg).is_some_and(|fetch| fetch.actor.is_none());
+        let left_alone = self.fetches.get(&leg).is_some_and(Option::is_none);
         // Without its engine there are no blocks either.
         let is_quiet = self.mover.upgrade().is_none_or(|mover| mover.is_quiet(leg));
         if !left_alone || !is_quiet {

@@ -3,7 +3,7 @@
 //! ```text
 //! placed ──Lent──▶ decode is placed, and fed as more comes ──Fetched──▶ the prefill's leg ends
 //!    │                                │
-//!    └─ lost: placed anew             └─ decode lost: the next one fetches from here again
+//!    └─ lost: placed anew             └─ decode lost: the next one fetches from here again, once
 //! ```
 
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub(super) struct Handover {
     fed: usize,
     /// Keeps room on a decode rank for it.
     promise: Option<Promise>,
+    /// Whether a decode rank that fetched from here was lost.
+    has_lost: bool,
 }
 
 impl Drop for Handover {
@@ -35,7 +37,7 @@ impl Drop for Handover {
 
 impl Handover {
     pub(super) fn new(link: Arc<Link>, rank: usize, leg: LegId, promise: Promise) -> Self {
-        Self { link, rank, leg, offer: None, fed: 0, promise: Some(promise) }
+        Self { link, rank, leg, offer: None, fed: 0, promise: Some(promise), has_lost: false }
     }
 
     pub(super) fn is_of(&self, leg: LegId) -> bool {
@@ -50,6 +52,12 @@ impl Handover {
     /// A decode rank has been found for it.
     pub(super) fn is_taken_on(&mut self) {
         self.promise = None;
+    }
+
+    /// The decode rank was lost; whether the next one may fetch from here. A second loss may come from
+    /// here: a peer that is frozen in mid-pull costs a decode rank its blocks.
+    pub(super) fn outlives_decode(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_lost, true)
     }
 
     /// More of it can be fetched.

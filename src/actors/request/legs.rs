@@ -371,9 +371,8 @@ impl Legs {
             Lost::Rank => Migration::RankLost,
             Lost::Sequence => Migration::SequenceLost,
         });
-        if lost == Lost::Sequence {
-            choice.handover = None; // what it fetched may have been what went wrong
-        }
+        // Of a sequence alone: what it fetched may have been what went wrong.
+        choice.handover.take_if(|handover| lost == Lost::Sequence || !handover.outlives_decode());
         choice.lost(lost);
     }
 

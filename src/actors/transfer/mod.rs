@@ -116,6 +116,7 @@ impl State {
         let runs = self.fetch.ask(remote, mover.layout(), mover.most_runs())?;
         if !runs.is_empty() {
             self.card.state("pulling");
+            self.metrics.runs.observe(runs.len() as u64);
             mover.pull(self.leg, (*peer, &self.origin), runs)?;
             return Ok(Flow::On);
         }

@@ -206,7 +206,11 @@ fn flying(all: &Flying) -> MutexGuard<'_, HashMap<TransferId, LegId>> {
 fn transport(config: &Transfer, sink: impl Fn() -> Sink) -> Result<Box<dyn Transport>, XferError> {
     let (listen, limits) =
         (Listen { bind: config.listen, advertise: config.advertise }, config.limits.clone());
-    if config.transport != TransportKind::Tcp {
+    let by_ucx = match config.transport {
+        TransportKind::Auto => config.ucx.beats_sockets(),
+        kind => kind == TransportKind::Ucx,
+    };
+    if by_ucx {
         match Ucx::start(&config.ucx, limits.clone(), sink()) {
             Ok(ucx) => return Ok(Box::new(ucx)),
             Err(error) if config.transport == TransportKind::Ucx => return Err(error),

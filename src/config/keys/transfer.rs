@@ -1,12 +1,11 @@
 //! The keys of `frontend.disaggregation:`, and `worker.role` with `worker.transfer:`.
 
+use super::MIB;
 use crate::config::TransportKind;
 use crate::config::schema::Preset::{Is, Words};
 use crate::config::schema::TimeUnit::Millis;
 use crate::config::schema::{Key, Kind, frontend, seconds, transfer, whole};
 use crate::router::Role;
-
-const MIB: u64 = 1 << 20;
 
 pub(super) const FRONTEND: &[Key] = &[
     Key::new(
@@ -61,8 +60,8 @@ pub(super) const WORKER: &[Key] = &[
         "worker.transfer.transport",
         Kind::Choice(TransportKind::NAMES),
         Is("auto"),
-        "how KV blocks come from ranks that prefill: by UCX, by TCP, or (`auto`) by UCX where its library \
-         is found and else by TCP; all workers of a model need the same",
+        "how KV blocks come from ranks that prefill: by UCX, by TCP, or (`auto`) by UCX on one host and \
+         with RDMA, if its library is found, and else by TCP; all workers of a model need the same",
     ),
     Key::new(
         "worker.transfer.listen",
@@ -142,6 +141,14 @@ pub(super) const WORKER: &[Key] = &[
     )
     .metric("cuelight_kv_leases")
     .limit(|c| transfer(c, |t| t.limits.grants as f64)),
+    Key::new(
+        "worker.transfer.max_runs",
+        whole(1, 1 << 24),
+        Is("65536"),
+        "runs of bytes that lie side by side, in one pull; blocks beyond are fetched by the next one",
+    )
+    .metric("cuelight_kv_pull_runs")
+    .limit(|c| transfer(c, |t| t.limits.runs as f64)),
     Key::new(
         "worker.transfer.chunk_bytes",
         whole(4096, 1024 * MIB),

@@ -8,6 +8,7 @@ mod tests;
 
 use super::blocks::HashKey;
 use super::model::{Batch, Model, Produced, Shape};
+use super::processors::{Chain, Processors, SoFar};
 use super::sample::{History, MAX_TOP_LOGPROBS, Position, Sampler};
 use super::schedule::{Limits, Scheduler, Sequence};
 use super::{
@@ -19,6 +20,15 @@ use crate::ids::{BlockHash, LegId};
 /// What a row of a step comes to: a token, or the end of its leg.
 type Chosen = Result<(u32, Option<Box<TokenLogprobs>>), EngineError>;
 
+/// What only some legs have, by slot.
+#[derive(Clone, Debug, Default)]
+struct Extra {
+    /// Where there are penalties.
+    history: Option<Box<History>>,
+    /// What changes its logits; mostly nothing.
+    processors: Chain,
+}
+
 /// Drives one model with continuous batching.
 #[derive(Debug)]
 pub struct Embedded<M> {
@@ -26,8 +36,8 @@ pub struct Embedded<M> {
     shape: Shape,
     scheduler: Scheduler,
     sampler: Sampler,
-    /// By slot; only legs with penalties have one.
-    histories: Vec<Option<Box<History>>>,
+    processors: Processors,
+    extras: Vec<Extra>,
     batch: Batch,
     /// Why nothing runs any more.
     lost: Option<EngineError>,
@@ -43,10 +53,17 @@ impl<M: Model> Embedded<M> {
             model,
             shape,
             sampler: Sampler::default(),
-            histories: Vec::new(),
+            processors: Processors::default(),
+            extras: Vec::new(),
             batch: Batch::default(),
             lost: None,
         }
+    }
+
+    /// With these logits processors.
+    pub fn with_processors(mut self, processors: Processors) -> Self {
+        self.processors = processors;
+        self
     }
 
     /// The model.
@@ -78,7 +95,7 @@ impl<M: Model> Engine for Embedded<M> {
         let limits = self.scheduler.limits();
         Description {
             kind: self.model.kind().into(),
-            fingerprint: self.model.fingerprint(),
+            fingerprint: self.model.fingerprint() ^ self.processors.fingerprint(),
             context: self.shape.context,
             vocab: self.shape.vocab,
             block_tokens: self.shape.block_tokens,
@@ -98,6 +115,7 @@ impl<M: Model> Engine for Embedded<M> {
         if let Some(lost) = &self.lost {
             return Err(lost.clone());
         }
+        let processors = self.processors.chain(&leg.sampling.processors)?;
         let Some(slot) = self.scheduler.admit(leg)? else { return Ok(()) };
         let leg = &self.scheduler.sequence(slot).leg;
         let history = History::is_needed(&leg.sampling).then(|| {
@@ -105,16 +123,16 @@ impl<M: Model> Engine for Embedded<M> {
             Box::new(History::new(&leg.sampling, prompt, output))
         });
         let slot = slot as usize;
-        if self.histories.len() <= slot {
-            self.histories.resize(slot + 1, None);
+        if self.extras.len() <= slot {
+            self.extras.resize_with(slot + 1, Extra::default);
         }
-        self.histories[slot] = history;
+        self.extras[slot] = Extra { history, processors };
         Ok(())
     }
 
     fn abort(&mut self, leg: LegId) {
         if let Some(slot) = self.scheduler.abort(leg) {
-            self.histories[slot as usize] = None;
+            self.extras[slot as usize] = Extra::default();
         }
     }
 
@@ -144,7 +162,7 @@ impl<M: Model> Engine for Embedded<M> {
                 vocab: self.shape.vocab,
                 scheduler: &mut self.scheduler,
                 sampler: &mut self.sampler,
-                histories: &mut self.histories,
+                extras: &mut self.extras,
                 out,
             };
             if let Err(error) = self.model.forward(&self.batch).and_then(|rows| done.finish(rows)) {
@@ -171,7 +189,7 @@ struct Step<'a> {
     vocab: usize,
     scheduler: &'a mut Scheduler,
     sampler: &'a mut Sampler,
-    histories: &'a mut [Option<Box<History>>],
+    extras: &'a mut [Extra],
     out: &'a mut StepOutput,
 }
 
@@ -195,13 +213,12 @@ impl Step<'_> {
                 continue;
             }
             let seq = self.scheduler.sequence(planned.slot);
+            let extra = &self.extras[planned.slot as usize];
             let chosen = match &mut produced {
-                Produced::Tokens(tokens) => given(tokens[row], self.vocab, seq),
+                Produced::Tokens(tokens) => given(tokens[row], self.vocab, seq, extra),
                 Produced::Logits(logits) => {
                     let logits = &mut logits[row * self.vocab..(row + 1) * self.vocab];
-                    let position = Position { choice: seq.leg.choice, index: seq.output_len() };
-                    let history = self.histories[planned.slot as usize].as_deref();
-                    self.sampler.sample(logits, &seq.leg.sampling, history, position)
+                    choose(self.sampler, logits, seq, extra)
                 }
             };
             row += 1;
@@ -217,7 +234,7 @@ impl Step<'_> {
                 let seq = self.scheduler.push_token(slot, token);
                 let finish = finish_reason(seq, token);
                 self.out.tokens.push(TokenOut { leg: seq.leg.id, token, logprobs, finish });
-                if let Some(history) = &mut self.histories[slot as usize] {
+                if let Some(history) = &mut self.extras[slot as usize].history {
                     history.push(token);
                 }
                 finish.is_some()
@@ -229,13 +246,29 @@ impl Step<'_> {
         };
         if finished {
             self.scheduler.end(slot);
-            self.histories[slot as usize] = None;
+            self.extras[slot as usize] = Extra::default();
         }
     }
 }
 
+/// A token from a sequence's logits.
+fn choose(sampler: &mut Sampler, logits: &mut [f32], seq: &Sequence, extra: &Extra) -> Chosen {
+    let sampling = &seq.leg.sampling;
+    if !extra.processors.is_empty() {
+        let beams = [seq.leg.tokens.as_slice()];
+        let (prompt_len, eos_ids) = (seq.leg.prompt_len, sampling.eos_ids.as_slice());
+        extra.processors.process(SoFar { beams: &beams, prompt_len, eos_ids }, logits)?;
+    }
+    let position = Position { choice: seq.leg.choice, index: seq.output_len() };
+    sampler.sample(logits, sampling, extra.history.as_deref(), position)
+}
+
 /// A token from a model that does not give logits: as if its probability were 1.
-fn given(token: u32, vocab: usize, seq: &Sequence) -> Chosen {
+fn given(token: u32, vocab: usize, seq: &Sequence, extra: &Extra) -> Chosen {
+    if !extra.processors.is_empty() {
+        let why = "this engine computes no logits; ask for a model on the native one".to_owned();
+        return Err(EngineError::Processor { name: "(any)".into(), why });
+    }
     if token as usize >= vocab {
         return Err(EngineError::BadNumbers { what: "a token outside its vocabulary".into() });
     }

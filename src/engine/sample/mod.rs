@@ -1,4 +1,4 @@
-//! From one row of logits to one token. In this order:
+//! From one row of logits, as the [`processors`](super::processors) leave it, to one token. In this order:
 //!
 //! 1. repetition penalty: tokens of prompt and output, positive logits divided, others multiplied;
 //! 2. presence and frequency penalty: tokens of the output, subtracted;

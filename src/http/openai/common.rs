@@ -6,8 +6,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::fields::{self, Fields};
+use super::processors;
 use crate::actors::models::ServedModel;
 use crate::engine::Sampling;
+use crate::engine::processors::Wanted;
 use crate::http::errors::{ApiError, Problem};
 
 /// Stop strings of one request; OpenAI takes 4.
@@ -79,6 +81,7 @@ pub struct SamplingFields {
     stop_token_ids: Vec<u32>,
     min_tokens: u32,
     ignore_eos: bool,
+    processors: Vec<Wanted>,
     /// Filled in by the endpoint: chat and completions ask in different ways.
     pub(super) logprobs: Option<u8>,
 }
@@ -173,6 +176,7 @@ fn sampling(fields: Fields<'_>) -> Result<SamplingFields, ApiError> {
         stop_token_ids: stop_token_ids(fields)?,
         min_tokens: fields.integer("min_tokens", 0, u32::MAX.into())?.unwrap_or(0) as u32,
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
+        processors: processors::read(fields)?,
         logprobs: None,
     })
 }
@@ -307,6 +311,7 @@ impl SamplingFields {
             min_tokens: self.min_tokens,
             ignore_eos: self.ignore_eos,
             logprobs: self.logprobs,
+            processors: self.processors.clone(),
         })
     }
 }

@@ -12,6 +12,7 @@ pub mod completions;
 mod fields;
 mod logprobs;
 mod messages;
+mod processors;
 mod stream;
 pub mod tokens;
 mod told;

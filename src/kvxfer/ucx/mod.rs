@@ -69,6 +69,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Whether it has more than sockets to every peer: one host's memory, or RDMA. Over sockets UCX reads by
+    /// asking its peer's threads, and ends a process that answers a connection that was closed meanwhile (seen
+    /// with 1.22); plain TCP does neither.
+    pub fn beats_sockets(&self) -> bool {
+        const SOFTWARE: &str = "posix sysv cma xpmem knem sm shm self tcp cuda_copy cuda_ipc cuda";
+        let is_rdma = |name: &str| !SOFTWARE.split(' ').any(|known| known == name.trim());
+        self.devices == "lo" || self.transports.split(',').any(is_rdma)
+    }
+}
+
 /// Pulls through UCX.
 pub struct Ucx {
     front: Front<UcxEndpoint, Registration>,
@@ -180,5 +191,21 @@ impl Kind for Ucx {
         let packed = self.map(memory.clone())?;
         keys.push((memory.address().addr() as u64, packed));
         shared.register(memory, layout, &self.kinds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn between_hosts_it_is_rdma_that_beats_sockets() {
+        let of = |devices: &str, transports: &str| {
+            let (devices, transports) = (devices.to_owned(), transports.to_owned());
+            Options { devices, transports, ..Options::default() }.beats_sockets()
+        };
+        assert!(Options::default().beats_sockets());
+        assert!(!of("all", &Options::default().transports) && !of("eth0", "tcp"));
+        assert!(of("all", "posix,sysv,cma,tcp, rc") && of("mlx5_0:1", "rc_x"));
     }
 }

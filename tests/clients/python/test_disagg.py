@@ -1,6 +1,5 @@
 """Prompts that one rank prefills and another decodes: the answers are those of one rank that does both."""
 
-import json
 import random
 import signal
 import threading
@@ -10,7 +9,7 @@ import pytest
 from cuelight_answers import ask, busy, slow_down
 from cuelight_recall import recall
 from cuelight_server import MODEL, client_of, eventually
-from cuelight_split import TRANSPORTS, Split
+from cuelight_split import TRANSPORTS, Split, fetches
 
 
 # 8 to 1,900 tokens; a fact at the start, so that the answer needs what was prefilled first.
@@ -75,17 +74,6 @@ def test_without_a_rank_that_decodes_the_model_is_not_ready_and_says_why(cluster
     assert status == 503 and "worker.role decode or aggregated" in text, text
 
 
-def own_actors(node):
-    """Kinds of the actors of this node alone: the tree is the whole cluster's."""
-    left = [root for root in json.loads(node.admin("/cluster/tree"))["children"] if root["name"] == node.name]
-    kinds = set()
-    while left:
-        actor = left.pop()
-        left += actor["children"]
-        kinds.add(actor["kind"])
-    return kinds
-
-
 def strike(nodes, victim, fault):
     if fault == "kill":
         victim.crash()
@@ -121,7 +109,6 @@ def test_an_answer_is_the_same_whatever_happens_to_its_ranks(split, transport, r
         asking = threading.Thread(target=run)
         asking.start()
         if fault == "Transfer":
-            fetches = lambda node: "Transfer" in own_actors(node)  # noqa: E731
             eventually("blocks are fetched", lambda: any(fetches(node) for node in pool.values()))
             victim = next(node for node in pool.values() if fetches(node))
         else:

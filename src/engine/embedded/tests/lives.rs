@@ -1,6 +1,7 @@
 //! Whole lives of legs, by example, on the simulated model and on one that computes logits.
 
 use super::*;
+use crate::engine::processors::{LogitsProcessor, Wanted};
 
 /// Legs with sampling of all kinds.
 fn sampled_legs() -> Vec<Leg> {
@@ -98,7 +99,8 @@ fn legs_cancelled_at_random_moments_leave_nothing_behind() {
         }
         driver.run();
         assert_eq!(driver.engine.load().blocks_used, 0, "seed {seed}");
-        assert!(driver.engine.histories.iter().all(Option::is_none), "seed {seed}");
+        let mut extras = driver.engine.extras.iter();
+        assert!(extras.all(|extra| extra.history.is_none()), "seed {seed}");
     }
 }
 
@@ -202,4 +204,37 @@ fn blocks_that_the_pool_gave_up_come_back_from_the_host_tier() {
     assert_eq!(driver.cached[&id(2)], 44, "all of it was found, some in the pool, some below it");
     let shared = 8; // of the two prompts
     assert_eq!(driver.computed, 45 + (45 - shared) + 1 + 3 * 2);
+}
+
+#[test]
+fn a_processor_changes_its_leg_alone_and_so_does_its_error() {
+    let wanted = |name: &str| Sampling {
+        processors: vec![Wanted::named(name)],
+        eos_ids: vec![2],
+        ..Sampling::default()
+    };
+    let fails = |_: &_, _: &_| {
+        struct Fails;
+        impl LogitsProcessor for Fails {
+            fn process(&self, so_far: SoFar<'_>, _: &mut [f32]) -> Result<(), String> {
+                let output = so_far.beams[0].len() - so_far.prompt_len;
+                if output < 3 { Ok(()) } else { Err("three will do".to_owned()) }
+            }
+        }
+        Ok(Box::new(Fails) as Box<dyn LogitsProcessor>)
+    };
+    let plain = Arc::new(Sampling::default());
+    let (alone, _) = outputs_of(64, limits(8, 64), vec![leg(1, prompt(1, 20), 12, &plain)]);
+    let mut driver = Driver::new(LogitModel::new(64), limits(8, 64));
+    driver.engine = Embedded::new(LogitModel::new(64), limits(8, 64), &HashKey::default())
+        .with_processors(Processors::new(|_| Ok(vec![7, 8, 9])).with("fails", fails));
+    let legs = [(1, plain), (2, Arc::new(wanted("forced_text"))), (3, Arc::new(wanted("fails")))];
+    let legs = legs.map(|(request, sampling)| leg(request, prompt(1, 20), 12, &sampling));
+    legs.iter().for_each(|leg| driver.admit(leg.clone()).unwrap());
+    driver.run();
+    assert_eq!(driver.outputs[&legs[0].id], alone[&legs[0].id]);
+    assert_eq!(driver.outputs[&legs[1].id], [7, 8, 9, 2]);
+    let why = "logits processor fails: three will do";
+    assert_eq!(driver.failed.len(), 1);
+    assert_eq!((driver.failed[0].0, driver.failed[0].1.to_string()), (legs[2].id, why.to_owned()));
 }
