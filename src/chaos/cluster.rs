@@ -376,3 +376,21 @@ fn etcd_address(url: &str, net: Option<&Net>) -> Result<SocketAddr, ChaosError> 
     })?;
     Ok(net.map_or(address, |net| SocketAddr::new(net.host(), address.port())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_found_running_does_what_its_worker_shows() {
+        let card = |kind: &str, state: &str| {
+            let (kind, state) = (kind.to_owned(), state.to_owned());
+            Card { kind, state, ..Card::default() }
+        };
+        let shown = |state| work(&[card("Node", "serving"), card("Worker", state)]);
+        assert_eq!(shown("serving: prefill"), Work::Prefill);
+        assert_eq!(shown("serving: decode"), Work::Decode);
+        assert_eq!((shown("serving"), shown("loading")), (Work::Aggregated, Work::Aggregated));
+        assert_eq!(work(&[]), Work::Aggregated);
+    }
+}

@@ -295,14 +295,15 @@ mod tests {
 
     #[test]
     fn the_reported_command_gives_the_same_run_again() {
-        let args = parsed("--node a.yaml --node b.yaml --only kill,stop --victims decode --netns")
-            .unwrap();
+        let words = "--node a.yaml --node b.yaml --only kill,stop --victims decode --netns \
+                     --netns-wires switch";
+        let args = parsed(words).unwrap();
         let first = args.options(None).unwrap();
         let words = first.command.strip_prefix("cuelight chaos ").unwrap();
         let again = parsed(words).unwrap().options(None).unwrap();
         assert_eq!(
-            (first.seed, &first.only, &first.victims, &first.nodes),
-            (again.seed, &again.only, &again.victims, &again.nodes)
+            (first.seed, &first.only, &first.victims, &first.nodes, first.wires),
+            (again.seed, &again.only, &again.victims, &again.nodes, Some(Wires::Switch))
         );
         assert_eq!(again.command, first.command);
         assert_eq!((first.faults, first.duration), (Some(FAULTS), None));
@@ -310,7 +311,8 @@ mod tests {
 
     #[test]
     fn wrong_arguments_are_refused() {
-        for words in ["", "--node a --attach b", "--attach b --netns", "--node a --seed x"] {
+        let lone = "--node a --netns-wires switch";
+        for words in ["", "--node a --attach b", "--attach b --netns", "--node a --seed x", lone] {
             assert!(parsed(words).is_err(), "{words}");
         }
         for words in ["--attach https://x", "--node a --clients 0"] {

@@ -330,6 +330,26 @@ mod tests {
     }
 
     #[test]
+    fn the_network_of_a_front_end_is_hit_where_its_clients_can_be_spared() {
+        let two = field(&[FRONT, FRONT, WORKER, WORKER]);
+        let hit = |field: &Field| {
+            let of_network = faults(2, field, 400).into_iter();
+            let of_network = of_network.filter(|planned| planned.fault.kind().is_network());
+            let mut nodes: Vec<_> = of_network.filter_map(|planned| planned.target).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            nodes
+        };
+        assert_eq!(hit(&two), [2, 3]);
+        let spares = Field { spares_clients: true, ..two.clone() };
+        assert_eq!(hit(&spares), [0, 1, 2, 3]);
+        assert_eq!(hit(&Field { roles: vec![FRONT, WORKER, WORKER], ..spares }), [1, 2]);
+        let fronts = Schedule::new(1, &Field { victims: vec![Part::FrontEnd], ..two });
+        let why = fronts.left_out.iter().find(|(kind, _)| *kind == Kind::Loss).unwrap().1;
+        assert_eq!(why, "of front ends needs --netns-wires switch");
+    }
+
+    #[test]
     fn what_is_not_possible_is_left_out_with_its_reason() {
         let poor = Field {
             processes: false,
