@@ -5,6 +5,8 @@
 #[path = "chaos_support/mod.rs"]
 mod support;
 
+use std::sync::{Mutex, PoisonError};
+
 use serde_json::Value;
 use support::{Liar, chaos, cluster_files};
 
@@ -14,8 +16,12 @@ const FAULTS: &str = "24";
 /// Under this one each kind hits a front end, and a worker.
 const NETWORK_SEED: &str = "1";
 
+/// Held by the test whose cluster runs: two would take the cores from each other.
+static CLUSTER: Mutex<()> = Mutex::new(());
+
 #[test]
 fn no_client_can_tell_that_processes_and_engines_fail() {
+    let _alone = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
     let files = cluster_files("healthy");
     let faketime = faketime();
     let mut args = vec!["--seed", SEED, "--faults", FAULTS, "--clients", "8", "--pause-ms", "400"];
@@ -59,6 +65,7 @@ fn no_client_can_tell_that_packets_are_late_or_lost_or_that_a_front_end_is_cut_o
         eprintln!("NOT TESTED: faults of the network: they need root, `ip` and /dev/net/tun");
         return;
     }
+    let _alone = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
     let files = ["front", "front2", "w1", "w2"];
     let files = files.map(|node| format!("configs/chaos/{node}.yaml"));
     let mut args = vec!["--netns", "--netns-wires", "switch", "--seed", NETWORK_SEED];
