@@ -5,15 +5,23 @@
 #[path = "chaos_support/mod.rs"]
 mod support;
 
+use std::sync::{Mutex, PoisonError};
+
 use serde_json::Value;
 use support::{Liar, chaos, cluster_files};
 
 /// Every kind comes twice on workers; the same seed in every run, so that a failure can be replayed.
 const SEED: &str = "20";
 const FAULTS: &str = "24";
+/// Under this one each kind hits a front end, and a worker.
+const NETWORK_SEED: &str = "1";
+
+/// Held by the test whose cluster runs: two would take the cores from each other.
+static CLUSTER: Mutex<()> = Mutex::new(());
 
 #[test]
 fn no_client_can_tell_that_processes_and_engines_fail() {
+    let _alone = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
     let files = cluster_files("healthy");
     let faketime = faketime();
     let mut args = vec!["--seed", SEED, "--faults", FAULTS, "--clients", "8", "--pause-ms", "400"];
@@ -46,6 +54,35 @@ fn faketime() -> String {
 
 fn rows<'a>(report: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Value> {
     report["kinds"].as_array().unwrap().iter().filter(move |row| row["kind"] == kind)
+}
+
+#[test]
+fn no_client_can_tell_that_packets_are_late_or_lost_or_that_a_front_end_is_cut_off() {
+    let ip = std::process::Command::new("ip").arg("netns").output();
+    let has_ip = ip.is_ok_and(|done| done.status.success());
+    let is_root = rustix::process::geteuid().is_root();
+    if !has_ip || !is_root || !std::path::Path::new("/dev/net/tun").exists() {
+        eprintln!("NOT TESTED: faults of the network: they need root, `ip` and /dev/net/tun");
+        return;
+    }
+    let _alone = CLUSTER.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = ["front", "front2", "w1", "w2"];
+    let files = files.map(|node| format!("configs/chaos/{node}.yaml"));
+    let mut args = vec!["--netns", "--netns-wires", "switch", "--seed", NETWORK_SEED];
+    args.extend(["--only", "partition,delay,loss", "--faults", "9", "--clients", "6"]);
+    args.extend(["--pause-ms", "300"]);
+    args.extend(files.iter().flat_map(|file| ["--node", file.as_str()]));
+    let run = chaos("network", &args);
+    assert_eq!(run.code, 0, "{}", run.shown());
+
+    let report = run.report();
+    for kind in ["partition", "delay", "loss"] {
+        let count = |at_frontend: bool| -> u64 {
+            let at = rows(&report, kind).filter(|row| row["at_frontend"] == at_frontend);
+            at.filter_map(|row| row["count"].as_u64()).sum()
+        };
+        assert!(count(true) > 0 && count(false) > 0, "{kind}: {}", run.shown());
+    }
 }
 
 #[test]

@@ -250,7 +250,11 @@ impl State {
         if !loaded || std::mem::replace(&mut self.is_up, true) {
             return None;
         }
-        self.card.state("serving");
+        self.card.state(match self.args.role {
+            Role::Aggregated => "serving",
+            Role::Prefill => "serving: prefill",
+            Role::Decode => "serving: decode",
+        });
         Some(WorkerUp {
             id: self.args.node.worker_id(&self.args.name),
             model: self.args.name.as_str().into(),

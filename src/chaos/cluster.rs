@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::client::{Endpoint, get};
 use super::plan::{Role, Work};
 use super::site::{
-    Clock, Ended, Etcd, Health, Launch, Net, Outline, Probe, Process, Ranks, Signal,
+    Card, Clock, Ended, Etcd, Health, Launch, Net, Outline, Probe, Process, Ranks, Signal,
 };
 use super::{ChaosError, Options};
 
@@ -70,9 +70,14 @@ impl Cluster {
     /// # Errors
     /// A file cannot be read, or something cannot be started.
     pub(super) async fn launch(options: &Options, dir: &Path) -> Result<Self, ChaosError> {
-        let sets = |file: &PathBuf| Outline::read(file, &options.sets);
-        let mut outlines = options.nodes.iter().map(sets).collect::<Result<Vec<_>, _>>()?;
-        let net = if options.netns { Some(Net::up(outlines.len())?) } else { None };
+        let mut outlines = Vec::new();
+        for file in &options.nodes {
+            outlines.extend(Outline::read(file, &options.sets)?);
+        }
+        let net = match options.netns {
+            true => Some(Net::up(outlines.len(), options.wires, options.seed)?),
+            false => None,
+        };
         let etcd_at = outlines.iter().flat_map(|outline| outline.etcd.iter()).next().cloned();
         let mut moved = vec![Vec::new(); outlines.len()];
         if let Some(net) = &net {
@@ -122,14 +127,14 @@ impl Cluster {
             let samples = probe.metrics().await.map_err(|error| absent(error.to_string()))?;
             let models = get(&to, "/v1/models", Duration::from_secs(3)).await;
             let frontend = matches!(models, Ok((200 | 401, _)));
-            let worker = samples.of("cuelight_kv_blocks_total").next().is_some();
+            let cards = probe.cards().await.map_err(|error| absent(error.to_string()))?;
+            let worker = samples.of("cuelight_kv_blocks_total").next().map(|_| work(&cards));
             let refused = probe.inject(&serde_json::json!({ "fault": "none" })).await;
             // What does not exist is answered with 404, what is not understood with 400.
             let injectable = !format!("{refused:?}").contains("status: 404");
             nodes.push(Node {
                 name: address.to_string(),
-                // A node does not say which role its worker has.
-                role: Role { frontend, worker: worker.then_some(Work::Aggregated) },
+                role: Role { frontend, worker },
                 probe,
                 http: frontend.then_some(address),
                 injectable,
@@ -297,6 +302,9 @@ fn node(
     dir: &Path,
 ) -> Result<Node, ChaosError> {
     let mut args = vec!["node".into(), "--config".into(), outline.file.clone().into()];
+    if outline.is_one_of_several {
+        args.extend(["--node".into(), outline.name.clone().into()]);
+    }
     for set in options.sets.iter().chain(moved) {
         args.extend(["--set".into(), set.into()]);
     }
@@ -332,6 +340,13 @@ fn node(
     })
 }
 
+/// The role of a node's worker, as its card shows it: `serving: prefill`.
+fn work(cards: &[Card]) -> Work {
+    let workers = cards.iter().filter(|card| card.kind == "Worker");
+    let mut named = workers.filter_map(|card| Work::named(card.state.strip_prefix("serving: ")?));
+    named.next().unwrap_or(Work::Aggregated)
+}
+
 fn clock(library: &Path, file: PathBuf) -> Result<Clock, ChaosError> {
     let wrong = |why: String| ChaosError::Clock { library: library.to_owned(), why };
     if !library.is_file() {
@@ -360,4 +375,22 @@ fn etcd_address(url: &str, net: Option<&Net>) -> Result<SocketAddr, ChaosError> 
         ChaosError::Etcd(format!("cluster.etcd.endpoints = {url}: must be http://IP:PORT"))
     })?;
     Ok(net.map_or(address, |net| SocketAddr::new(net.host(), address.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_found_running_does_what_its_worker_shows() {
+        let card = |kind: &str, state: &str| {
+            let (kind, state) = (kind.to_owned(), state.to_owned());
+            Card { kind, state, ..Card::default() }
+        };
+        let shown = |state| work(&[card("Node", "serving"), card("Worker", state)]);
+        assert_eq!(shown("serving: prefill"), Work::Prefill);
+        assert_eq!(shown("serving: decode"), Work::Decode);
+        assert_eq!((shown("serving"), shown("loading")), (Work::Aggregated, Work::Aggregated));
+        assert_eq!(work(&[]), Work::Aggregated);
+    }
 }

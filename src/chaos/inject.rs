@@ -334,8 +334,10 @@ impl Injector<'_> {
             Action::Bandwidth { kbit, for_ms } => (Shape::Rate { kbit }, for_ms),
             _ => return Ok(()),
         };
+        // What a front end and its clients say to each other is not broken, only what they do not see.
+        let spares_clients = self.cluster.nodes[node].role.frontend;
         if let Some(net) = &self.cluster.net {
-            net.shape(node, shape).map_err(ChaosError::Net)?;
+            net.shape(node, shape, spares_clients).map_err(ChaosError::Net)?;
             tokio::time::sleep(Duration::from_millis(for_ms)).await;
             net.clear(node);
         }

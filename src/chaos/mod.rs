@@ -33,12 +33,21 @@ use plan::{KINDS, Kind, Part, Phase};
 pub use report::Report;
 pub use run::run;
 
+/// What joins the network namespaces of the nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wires {
+    /// A bridge of the kernel's, and its queues.
+    Veth,
+    /// A switch in this process.
+    Switch,
+}
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The program that runs a node.
     pub program: PathBuf,
-    /// Configurations of the nodes to start.
+    /// Configurations of the nodes to start: `FILE` or `FILE#NAME`.
     pub nodes: Vec<PathBuf>,
     /// `key=value`, for every node.
     pub sets: Vec<String>,
@@ -62,6 +71,8 @@ pub struct Options {
     pub allow_outage: bool,
     /// A network namespace for each node.
     pub netns: bool,
+    /// What joins them; what this machine does best if `None`.
+    pub wires: Option<Wires>,
     /// The etcd to start.
     pub etcd: Option<PathBuf>,
     /// The libfaketime to start nodes with.
@@ -125,7 +136,7 @@ pub enum ChaosError {
     #[error("before any fault: {0}")]
     NoAnswer(String),
     /// Namespaces cannot be made.
-    #[error("--netns: {0}; it needs root, `ip` and `tc`")]
+    #[error("--netns: {0}; it needs root, and `ip` and `tc` of iproute2")]
     Net(String),
     /// etcd cannot be used.
     #[error("--etcd: {0}")]

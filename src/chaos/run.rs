@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::load::{Clients, Load, ask_once};
 use super::plan::{Field, Planned, Schedule};
 use super::report::{Findings, NodeReport, Report};
-use super::site::{Ranks, Usage, has_netem};
+use super::site::{Net, Ranks, Usage};
 use super::victims::Victims;
 use super::{ChaosError, Interrupt, Options, kinds, phases, victims};
 
@@ -50,7 +50,8 @@ pub async fn run(
         allow_outage: options.allow_outage,
         processes: options.attach.is_empty(),
         namespaces: cluster.net.is_some(),
-        netem: cluster.net.as_ref().is_some_and(has_netem),
+        delays: cluster.net.as_ref().is_some_and(Net::can_delay),
+        spares_clients: cluster.net.as_ref().is_some_and(Net::can_spare_host),
         etcd: cluster.etcd.is_some(),
         clock: options.faketime.is_some(),
         detection_ms: cluster.detection_ms,

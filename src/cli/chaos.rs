@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{UNAVAILABLE, USAGE};
-use crate::chaos::{ChaosError, Interrupt, Options, Report, run};
+use crate::chaos::{ChaosError, Interrupt, Options, Report, Wires, run};
 
 /// A promise was broken.
 pub const VIOLATED: u8 = 1;
@@ -21,8 +21,9 @@ const FAULTS: usize = 20;
 /// `cuelight chaos`
 #[derive(Debug, Args)]
 pub struct ChaosArgs {
-    /// Configuration of a node to start; once for each node
-    #[arg(long, value_name = "FILE", required_unless_present = "attach")]
+    /// Configuration of a node to start; once for each node. All nodes of a file that holds several,
+    /// or one of them
+    #[arg(long, value_name = "FILE[#NAME]", required_unless_present = "attach")]
     pub node: Vec<PathBuf>,
     /// Use a running node instead, by its frontend.http or node.admin; once for each node
     #[arg(long, value_name = "URL", conflicts_with_all = ["node", "netns", "etcd", "faketime", "set"])]
@@ -58,6 +59,10 @@ pub struct ChaosArgs {
     /// A network namespace for each node, for faults of the network; needs root
     #[arg(long)]
     pub netns: bool,
+    /// What joins them: the kernel (veth), which needs netem for delay and loss, or a switch in this
+    /// process, which also hits the network of front ends; auto is veth if this kernel has netem
+    #[arg(long, value_name = "auto|veth|switch", default_value = "auto", requires = "netns")]
+    pub netns_wires: WiresArg,
     /// Start this etcd at the nodes' cluster.etcd.endpoints, and kill it now and then
     #[arg(long, value_name = "PROGRAM")]
     pub etcd: Option<PathBuf>,
@@ -90,6 +95,17 @@ pub struct ChaosArgs {
     pub program: Option<PathBuf>,
 }
 
+/// `--netns-wires`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WiresArg {
+    /// What this machine does best.
+    Auto,
+    /// A bridge of the kernel's.
+    Veth,
+    /// A switch in this process.
+    Switch,
+}
+
 impl ChaosArgs {
     /// Checks what clap cannot.
     fn options(&self, key: Option<String>) -> Result<Options, String> {
@@ -120,6 +136,11 @@ impl ChaosArgs {
             clients: self.clients,
             allow_outage: self.allow_outage,
             netns: self.netns,
+            wires: match self.netns_wires {
+                WiresArg::Auto => None,
+                WiresArg::Veth => Some(Wires::Veth),
+                WiresArg::Switch => Some(Wires::Switch),
+            },
             etcd: self.etcd.clone(),
             faketime: self.faketime.clone(),
             pause_ms: (self.pause_ms / 4, self.pause_ms),
@@ -159,6 +180,10 @@ impl ChaosArgs {
         }
         if let Some(library) = &self.faketime {
             flag("faketime", library.display().to_string());
+        }
+        let wires = self.netns_wires.to_possible_value().filter(|_| self.netns);
+        if let Some(wires) = wires {
+            flag("netns-wires", wires.get_name().to_owned());
         }
         for (name, set) in [("--allow-outage", self.allow_outage), ("--netns", self.netns)] {
             if set {
@@ -270,14 +295,15 @@ mod tests {
 
     #[test]
     fn the_reported_command_gives_the_same_run_again() {
-        let args = parsed("--node a.yaml --node b.yaml --only kill,stop --victims decode --netns")
-            .unwrap();
+        let words = "--node a.yaml --node b.yaml --only kill,stop --victims decode --netns \
+                     --netns-wires switch";
+        let args = parsed(words).unwrap();
         let first = args.options(None).unwrap();
         let words = first.command.strip_prefix("cuelight chaos ").unwrap();
         let again = parsed(words).unwrap().options(None).unwrap();
         assert_eq!(
-            (first.seed, &first.only, &first.victims, &first.nodes),
-            (again.seed, &again.only, &again.victims, &again.nodes)
+            (first.seed, &first.only, &first.victims, &first.nodes, first.wires),
+            (again.seed, &again.only, &again.victims, &again.nodes, Some(Wires::Switch))
         );
         assert_eq!(again.command, first.command);
         assert_eq!((first.faults, first.duration), (Some(FAULTS), None));
@@ -285,7 +311,8 @@ mod tests {
 
     #[test]
     fn wrong_arguments_are_refused() {
-        for words in ["", "--node a --attach b", "--attach b --netns", "--node a --seed x"] {
+        let lone = "--node a --netns-wires switch";
+        for words in ["", "--node a --attach b", "--attach b --netns", "--node a --seed x", lone] {
             assert!(parsed(words).is_err(), "{words}");
         }
         for words in ["--attach https://x", "--node a --clients 0"] {

@@ -39,8 +39,8 @@ pub(crate) enum Needs {
     Injection,
     /// A network namespace for each node.
     Namespaces,
-    /// As before, and a kernel with netem.
-    Netem,
+    /// As before, and packets can be delayed, and some be lost.
+    Delays,
     /// An etcd that the harness started.
     Etcd,
     /// A process that goes by libfaketime's clock.
@@ -58,11 +58,11 @@ pub(crate) const KINDS: &[(Kind, &str, Needs, &str)] = &[
     (Kind::StepFails, "step_fails", Needs::Injection, "a step of the engine fails"),
     (Kind::SlowSteps, "slow_steps", Needs::Injection, "every step takes longer for a while"),
     (Kind::KillActor, "kill_actor", Needs::Injection, "kill any actor of the node's tree"),
-    (Kind::Partition, "partition", Needs::Namespaces, "a worker's packets are lost, both ways"),
+    (Kind::Partition, "partition", Needs::Namespaces, "a node's packets are lost, both ways"),
     (Kind::PartitionOneWay, "partition_one_way", Needs::Namespaces, "… in one direction"),
-    (Kind::Delay, "delay", Needs::Netem, "a worker's packets are late"),
-    (Kind::Loss, "loss", Needs::Netem, "some of a worker's packets are lost"),
-    (Kind::Bandwidth, "bandwidth", Needs::Namespaces, "a worker's link is narrow"),
+    (Kind::Delay, "delay", Needs::Delays, "a node's packets are late"),
+    (Kind::Loss, "loss", Needs::Delays, "some of a node's packets are lost"),
+    (Kind::Bandwidth, "bandwidth", Needs::Namespaces, "a node's link is narrow"),
     (Kind::Etcd, "etcd", Needs::Etcd, "etcd is killed and started again"),
     (Kind::ClockJump, "clock_jump", Needs::Clock, "a node's wall clock jumps, and back"),
     (Kind::SlowClient, "slow_client", Needs::Nothing, "a client reads slowly"),
@@ -78,6 +78,17 @@ impl Kind {
     /// What it needs.
     pub(crate) fn needs(self) -> Needs {
         self.row().2
+    }
+
+    /// Whether a node may lose sight of the others for longer than failure detection takes.
+    fn cuts_off(self) -> bool {
+        use Kind::{Bandwidth, Loss, Partition, PartitionOneWay, Stop};
+        matches!(self, Stop | Partition | PartitionOneWay | Loss | Bandwidth)
+    }
+
+    /// Whether it is a fault of the network.
+    pub(crate) fn is_network(self) -> bool {
+        matches!(self.needs(), Needs::Namespaces | Needs::Delays)
     }
 
     fn row(self) -> &'static (Kind, &'static str, Needs, &'static str) {
@@ -212,8 +223,9 @@ impl Tolerance {
             Kind::Kill | Kind::Restart if frontend => Self::LOST_FRONTEND,
             // Running streams finish; new requests find the node draining, then gone.
             Kind::Drain if frontend => Self { refused: true, ..Self::NONE },
-            // It wakes up without ranks: they have given it up, and it must find them again.
-            Kind::Stop if frontend => Self { refused: true, ..Self::NONE },
+            // It wakes up, or is reached again, without ranks: they have given it up, and it must find
+            // them again. Packets that are only late must cost nothing.
+            _ if frontend && kind.cuts_off() => Self { refused: true, ..Self::NONE },
             _ => Self::NONE,
         };
         let at_worker = match kind {
@@ -283,6 +295,9 @@ mod tests {
             (Kind::SlowSteps, true, false, none),
             (Kind::Stop, true, false, Tolerance { refused: true, ..none }),
             (Kind::Drain, true, false, Tolerance { refused: true, ..none }),
+            (Kind::Partition, true, false, Tolerance { refused: true, ..none }),
+            (Kind::Partition, false, false, none),
+            (Kind::Delay, true, false, none),
             (Kind::Kill, true, false, Tolerance::LOST_FRONTEND),
         ];
         for (kind, frontend, only, expected) in cases {

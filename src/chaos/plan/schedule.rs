@@ -25,8 +25,10 @@ pub(crate) struct Field {
     pub(crate) processes: bool,
     /// Each node has a network namespace.
     pub(crate) namespaces: bool,
-    /// The kernel has netem.
-    pub(crate) netem: bool,
+    /// Their packets can be delayed, and some be lost.
+    pub(crate) delays: bool,
+    /// Packets from and to clients can be spared.
+    pub(crate) spares_clients: bool,
     /// The harness started an etcd.
     pub(crate) etcd: bool,
     /// The nodes go by libfaketime's clock.
@@ -178,8 +180,10 @@ impl Field {
             Needs::Etcd => return Err("needs --etcd"),
             Needs::Clock if !self.clock => return Err("needs --faketime"),
             Needs::Process if !self.processes => return Err("needs --node, not --attach"),
-            Needs::Namespaces | Needs::Netem if !self.namespaces => return Err("needs --netns"),
-            Needs::Netem if !self.netem => return Err("this kernel has no netem"),
+            _ if kind.is_network() && !self.namespaces => return Err("needs --netns"),
+            Needs::Delays if !self.delays => {
+                return Err("this kernel has no netem: use --netns-wires switch");
+            }
             _ => {}
         }
         let count = |is: fn(Role) -> bool| self.roles.iter().filter(|role| is(**role)).count();
@@ -199,13 +203,18 @@ impl Field {
             // The actors whose loss is an outage are left alone when the actor is chosen.
             Kind::KillActor => self.injectable[*index] && spare_worker(role),
             // The clients are on the other side of the wire.
-            _ if matches!(kind.needs(), Needs::Namespaces | Needs::Netem) => {
-                !role.frontend && spare(role)
-            }
+            _ if kind.is_network() && role.frontend && !self.spares_clients => false,
             _ => spare(role),
         };
         let targets = self.roles.iter().enumerate().filter(fits).map(|(index, _)| index);
         match targets.collect::<Vec<_>>() {
+            none if none.is_empty()
+                && kind.is_network()
+                && self.victims == [Part::FrontEnd]
+                && !self.spares_clients =>
+            {
+                Err("of front ends needs --netns-wires switch")
+            }
             none if none.is_empty() && self.injectable.iter().all(|allowed| !allowed) => {
                 Err("no node may be hit: add nodes, or faults.enabled: true, or --allow-outage")
             }
@@ -242,7 +251,8 @@ mod tests {
             allow_outage: false,
             processes: true,
             namespaces: true,
-            netem: true,
+            delays: true,
+            spares_clients: false,
             etcd: true,
             clock: true,
             detection_ms: 1000,
@@ -320,11 +330,31 @@ mod tests {
     }
 
     #[test]
+    fn the_network_of_a_front_end_is_hit_where_its_clients_can_be_spared() {
+        let two = field(&[FRONT, FRONT, WORKER, WORKER]);
+        let hit = |field: &Field| {
+            let of_network = faults(2, field, 400).into_iter();
+            let of_network = of_network.filter(|planned| planned.fault.kind().is_network());
+            let mut nodes: Vec<_> = of_network.filter_map(|planned| planned.target).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            nodes
+        };
+        assert_eq!(hit(&two), [2, 3]);
+        let spares = Field { spares_clients: true, ..two.clone() };
+        assert_eq!(hit(&spares), [0, 1, 2, 3]);
+        assert_eq!(hit(&Field { roles: vec![FRONT, WORKER, WORKER], ..spares }), [1, 2]);
+        let fronts = Schedule::new(1, &Field { victims: vec![Part::FrontEnd], ..two });
+        let why = fronts.left_out.iter().find(|(kind, _)| *kind == Kind::Loss).unwrap().1;
+        assert_eq!(why, "of front ends needs --netns-wires switch");
+    }
+
+    #[test]
     fn what_is_not_possible_is_left_out_with_its_reason() {
         let poor = Field {
             processes: false,
             namespaces: false,
-            netem: false,
+            delays: false,
             etcd: false,
             clock: false,
             injectable: vec![false; 3],

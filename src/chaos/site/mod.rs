@@ -9,7 +9,7 @@ mod process;
 
 pub(super) use clock::Clock;
 pub(super) use etcd::Etcd;
-pub(super) use net::{Net, Shape, has_netem};
+pub(super) use net::{Net, Shape};
 pub(super) use outline::Outline;
 pub(super) use probe::{Card, Health, Probe, Ranks, Samples};
 pub(super) use process::{Ended, Launch, Process, Signal, Usage};

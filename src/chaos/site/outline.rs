@@ -14,6 +14,8 @@ use super::super::plan::Work;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Outline {
     pub(crate) file: PathBuf,
+    /// The file holds other nodes, too, so that it must be said which one is meant.
+    pub(crate) is_one_of_several: bool,
     /// `node.name`, or the file's name.
     pub(crate) name: String,
     /// `frontend.http`, if there is a front end.
@@ -45,22 +47,51 @@ pub(crate) struct Outline {
 }
 
 impl Outline {
-    /// Reads a node's file, with the keys of `sets` over it.
+    /// Reads the nodes of `FILE`, or the one of `FILE#NAME`, with the keys of `sets` over them.
     ///
     /// # Errors
-    /// The file cannot be read, is not YAML, or has no address to reach the node at.
-    pub(crate) fn read(file: &Path, sets: &[String]) -> Result<Self, ChaosError> {
+    /// The file cannot be read, is not YAML, holds no such node, or one has no address to reach it at.
+    pub(crate) fn read(given: &Path, sets: &[String]) -> Result<Vec<Self>, ChaosError> {
+        let whole = given.to_string_lossy();
+        let (file, name) = match whole.rsplit_once('#') {
+            Some((file, name)) if !given.is_file() => (Path::new(file), Some(name)),
+            _ => (given, None),
+        };
         let wrong = |why: String| ChaosError::Node { file: file.to_owned(), why };
         let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-        Self::of(file, &text, sets).map_err(wrong)
+        Self::all(file, name, &text, sets).map_err(wrong)
     }
 
-    fn of(file: &Path, text: &str, sets: &[String]) -> Result<Self, String> {
-        let mut keys = scalars(text)?;
+    fn all(
+        file: &Path,
+        name: Option<&str>,
+        text: &str,
+        sets: &[String],
+    ) -> Result<Vec<Self>, String> {
+        let nodes = documents(text)?;
+        let several = nodes.len() > 1;
+        let named = |keys: &Scalars| keys.get("node.name").and_then(|name| name.first().cloned());
+        let names: Vec<_> = nodes.iter().filter_map(named).collect();
+        let meant =
+            nodes.into_iter().filter(|keys| name.is_none() || named(keys).as_deref() == name);
+        let found: Vec<_> =
+            meant.map(|keys| Self::of(file, several, keys, sets)).collect::<Result<_, _>>()?;
+        match name {
+            Some(name) if found.is_empty() => {
+                Err(format!("holds no node {name}, but {}", names.join(", ")))
+            }
+            _ if several && names.len() < found.len() => {
+                Err("holds several nodes: give each a node.name".to_owned())
+            }
+            _ => Ok(found),
+        }
+    }
+
+    fn of(file: &Path, several: bool, mut keys: Scalars, sets: &[String]) -> Result<Self, String> {
         for set in sets {
             let (key, value) = set.split_once('=').ok_or("--set needs KEY=VALUE")?;
             keys.retain(|known, _| known != key && !known.starts_with(&format!("{key}.")));
-            for (below, values) in scalars(value)? {
+            for (below, values) in documents(value)?.into_iter().flatten() {
                 let full = if below.is_empty() { key.to_owned() } else { format!("{key}.{below}") };
                 keys.insert(full, values);
             }
@@ -89,6 +120,7 @@ impl Outline {
         };
         let outline = Self {
             file: file.to_owned(),
+            is_one_of_several: several,
             name: one("node.name").cloned().or(stem).unwrap_or_default(),
             http,
             admin: address("node.admin")?,
@@ -160,7 +192,9 @@ enum Open {
     List,
 }
 
-fn scalars(text: &str) -> Result<Scalars, String> {
+/// One for each document of the text; an empty text is one that says nothing.
+fn documents(text: &str) -> Result<Vec<Scalars>, String> {
+    let mut all = Vec::new();
     let mut found = Scalars::new();
     let mut open: Vec<Open> = Vec::new();
     for event in Parser::new_from_str(text) {
@@ -183,6 +217,10 @@ fn scalars(text: &str) -> Result<Scalars, String> {
                 continue;
             }
             Event::MappingEnd | Event::SequenceEnd => drop(open.pop()),
+            Event::DocumentEnd => {
+                all.push(std::mem::take(&mut found));
+                continue;
+            }
             Event::Alias(_) => return Err(format!("line {}: has an alias", span.start.line())),
             _ => continue,
         }
@@ -191,7 +229,10 @@ fn scalars(text: &str) -> Result<Scalars, String> {
             *key = None;
         }
     }
-    Ok(found)
+    if all.is_empty() {
+        all.push(found);
+    }
+    Ok(all)
 }
 
 fn path(open: &[Open]) -> String {
@@ -224,7 +265,24 @@ faults:
 
     fn outline(text: &str, sets: &[&str]) -> Result<Outline, String> {
         let sets: Vec<_> = sets.iter().map(ToString::to_string).collect();
-        Outline::of(Path::new("dir/n1.yaml"), text, &sets)
+        Outline::all(Path::new("dir/n1.yaml"), None, text, &sets).map(|mut all| all.remove(0))
+    }
+
+    #[test]
+    fn a_file_of_several_nodes_gives_all_of_them_or_the_one_that_is_named() {
+        let text = format!("frontend: {{ http: 1.2.3.4:5 }}\nnode: {{ name: f }}\n---{WORKER}");
+        let names = |name: Option<&str>, text: &str| {
+            let found = Outline::all(Path::new("n.yaml"), name, text, &[])?;
+            let shown = found.iter().map(|node| (node.name.clone(), node.is_one_of_several));
+            Ok::<_, String>(shown.collect::<Vec<_>>())
+        };
+        let (front, worker) = (("f".to_owned(), true), ("w1".to_owned(), true));
+        assert_eq!(names(None, &text).unwrap(), [front, worker.clone()]);
+        assert_eq!(names(Some("w1"), &text).unwrap(), [worker]);
+        assert_eq!(names(Some("w2"), &text).unwrap_err(), "holds no node w2, but f, w1");
+        assert_eq!(names(Some("w1"), WORKER).unwrap(), [("w1".to_owned(), false)]);
+        let nameless = text.replace("name: f", "drain_timeout_s: 1");
+        assert!(names(None, &nameless).unwrap_err().contains("give each a node.name"));
     }
 
     #[test]
@@ -232,6 +290,7 @@ faults:
         let found = outline(WORKER, &[]).unwrap();
         let expected = Outline {
             file: "dir/n1.yaml".into(),
+            is_one_of_several: false,
             name: "w1".into(),
             http: None,
             admin: "127.0.0.1:9101".parse().ok(),

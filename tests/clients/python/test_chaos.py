@@ -107,8 +107,10 @@ def test_no_client_can_tell_what_the_network_between_nodes_does(tmp_path, kinds)
     for node in ("front", "w1", "w2"):
         args += ["--node", f"configs/chaos/{node}.yaml"]
     if why and "netem" in why:
-        code, _, shown = chaos(tmp_path, *args)
+        code, _, shown = chaos(tmp_path, *args, "--netns-wires", "veth")
         assert code == 64 and f"{kinds} this kernel has no netem" in shown, shown
+        # Then the harness does it by itself.
+        why = None if os.path.exists("/dev/net/tun") else f"{why}, and there is no /dev/net/tun"
     if why:
         pytest.skip(f"NOT TESTED: {kinds} between nodes: {why}")
     code, report, shown = chaos(tmp_path, *args)

@@ -1,13 +1,26 @@
-//! A network namespace for each node, joined by a bridge, so that packets between nodes can be lost,
-//! late or few. Needs root; everything is removed when the value is dropped, and what a killed run
-//! left is removed by the next one.
+//! A network namespace for each node, so that packets between nodes can be lost, late or few. The
+//! kernel joins them by a bridge and shapes packets (`tc`); where it cannot delay them, or those of a
+//! front end's clients must be spared, a switch in this process does both. Needs root; everything is
+//! removed when the value is dropped, and what a killed run left is removed by the next one.
+
+mod ffi;
+mod lines;
+#[cfg(test)]
+mod space_tests;
+mod switch;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::super::ChaosError;
 use super::super::plan::Direction;
+use super::super::{ChaosError, Wires};
+use lines::Port;
+use switch::{Device, Switch};
+
+/// Bytes of a packet. As on a real network: of larger ones a loss takes too much at once, and a
+/// narrow line carries none in time.
+const MTU: u32 = 1500;
 
 /// What happens to a node's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +36,9 @@ pub(crate) enum Shape {
 pub(crate) struct Net {
     names: Names,
     nodes: usize,
+    netem: bool,
+    /// With [`Wires::Switch`].
+    switch: Option<Switch>,
 }
 
 /// The names of one run; they tell which process made them.
@@ -43,12 +59,12 @@ impl Names {
         format!("{}{}-{node}", Self::PREFIX, self.0)
     }
 
-    /// At most 15 characters, as the kernel wants it.
+    /// The bridge, or the host's device. At most 15 characters, as the kernel wants it.
     fn bridge(self) -> String {
         format!("cc{}br", self.0)
     }
 
-    /// The bridge's end of a node's wire.
+    /// The bridge's end of a node's wire, or what becomes the node's device.
     fn wire(self, node: usize) -> String {
         format!("cc{}h{node}", self.0)
     }
@@ -58,25 +74,43 @@ impl Names {
         Ipv4Addr::new(10, 213, (self.0 % 250) as u8, number)
     }
 
-    fn up(self, nodes: usize) -> Vec<Line> {
+    fn of_node(self, node: usize) -> Ipv4Addr {
+        self.address(node as u8 + 1)
+    }
+
+    /// For the host, whose device is there with the switch.
+    fn up_host(self, wires: Wires) -> Vec<Line> {
         let (bridge, host) = (self.bridge(), self.address(254));
-        let mut lines = vec![
-            line(&format!("ip link add {bridge} type bridge")),
+        let made = match wires {
+            Wires::Veth => format!("ip link add {bridge} type bridge"),
+            Wires::Switch => format!("ip link set {bridge} mtu {MTU}"),
+        };
+        vec![
+            line(&made),
             line(&format!("ip addr add {host}/24 dev {bridge}")),
             line(&format!("ip link set {bridge} up")),
-        ];
-        for node in 0..nodes {
-            let (space, wire) = (self.namespace(node), self.wire(node));
-            let address = self.address(node as u8 + 1);
-            lines.extend([
-                line(&format!("ip netns add {space}")),
+        ]
+    }
+
+    /// For a node, whose device is there with the switch, under the wire's name.
+    fn up_node(self, wires: Wires, node: usize) -> Vec<Line> {
+        let (space, wire, address) = (self.namespace(node), self.wire(node), self.of_node(node));
+        let joined = match wires {
+            Wires::Veth => vec![
                 line(&format!("ip link add {wire} type veth peer name eth0 netns {space}")),
-                line(&format!("ip link set {wire} master {bridge} up")),
-                line(&format!("ip -n {space} addr add {address}/24 dev eth0")),
-                line(&format!("ip -n {space} link set eth0 up")),
-                line(&format!("ip -n {space} link set lo up")),
-            ]);
-        }
+                line(&format!("ip link set {wire} master {} up", self.bridge())),
+            ],
+            Wires::Switch => {
+                vec![line(&format!("ip link set {wire} mtu {MTU} netns {space} name eth0"))]
+            }
+        };
+        let mut lines = vec![line(&format!("ip netns add {space}"))];
+        lines.extend(joined);
+        lines.extend([
+            line(&format!("ip -n {space} addr add {address}/24 dev eth0")),
+            line(&format!("ip -n {space} link set eth0 up")),
+            line(&format!("ip -n {space} link set lo up")),
+        ]);
         lines
     }
 
@@ -117,18 +151,44 @@ impl Names {
 }
 
 impl Net {
-    /// Makes the namespaces.
+    /// Makes the namespaces, joined as wanted: without a wish by the kernel if it has netem, or if
+    /// there is no TUN device. `seed` decides what is lost.
     ///
     /// # Errors
     /// Not root, no `ip`, or a kernel that does not do it.
-    pub(crate) fn up(nodes: usize) -> Result<Self, ChaosError> {
+    pub(crate) fn up(nodes: usize, wires: Option<Wires>, seed: u64) -> Result<Self, ChaosError> {
         if nodes > 200 {
             return Err(ChaosError::Net(format!("{nodes} nodes; it has room for 200")));
         }
         remove_stale();
-        let net = Self { names: Names(std::process::id()), nodes };
-        for line in net.names.up(nodes) {
-            run(&line).map_err(ChaosError::Net)?; // dropping removes what is there
+        let names = Names(std::process::id());
+        let netem = wires != Some(Wires::Switch) && has_netem(names);
+        let without_tun = || !Path::new(ffi::DEVICE).exists();
+        let wires = wires.unwrap_or(match netem || without_tun() {
+            true => Wires::Veth,
+            false => Wires::Switch,
+        });
+        // From here on dropping it removes what is there.
+        let mut net = Self { names, nodes, netem, switch: None };
+        let mut devices = Vec::new();
+        let mut device = |name: String, address, port| -> Result<(), ChaosError> {
+            if wires == Wires::Switch {
+                let file = ffi::tun(&name);
+                let file =
+                    file.map_err(|why| net_error(&format!("{} {name}", ffi::DEVICE), &why))?;
+                devices.push(Device { file, address, port });
+            }
+            Ok(())
+        };
+        device(names.bridge(), names.address(254), Port::Host)?;
+        run_all(&names.up_host(wires))?;
+        for node in 0..nodes {
+            device(names.wire(node), names.of_node(node), Port::Node(node))?;
+            run_all(&names.up_node(wires, node))?;
+        }
+        if wires == Wires::Switch {
+            let switch = Switch::start(devices, seed);
+            net.switch = Some(switch.map_err(|why| net_error("the switch", &why))?);
         }
         Ok(net)
     }
@@ -140,7 +200,7 @@ impl Net {
 
     /// A node's address.
     pub(crate) fn address(&self, node: usize) -> IpAddr {
-        self.names.address(node as u8 + 1).into()
+        self.names.of_node(node).into()
     }
 
     /// The host's address, which every node reaches.
@@ -148,25 +208,56 @@ impl Net {
         self.names.address(254).into()
     }
 
-    /// Shapes a node's packets from now on.
-    pub(crate) fn shape(&self, node: usize, shape: Shape) -> Result<(), String> {
-        self.names.shape(node, shape).iter().try_for_each(run)
+    /// Whether packets can be delayed, and some be lost.
+    pub(crate) fn can_delay(&self) -> bool {
+        self.netem || self.switch.is_some()
+    }
+
+    /// Whether packets from and to the host can be spared.
+    pub(crate) fn can_spare_host(&self) -> bool {
+        self.switch.is_some()
+    }
+
+    /// Shapes a node's packets from now on, with `spares_host` only those between nodes.
+    ///
+    /// # Errors
+    /// The kernel cannot do it.
+    pub(crate) fn shape(&self, node: usize, shape: Shape, spares_host: bool) -> Result<(), String> {
+        match &self.switch {
+            Some(switch) => {
+                let shaped = switch.shape(node, shape, spares_host);
+                shaped.map_err(|why| format!("the switch: {why}"))?;
+            }
+            None if spares_host => return Err("only the switch can spare clients".to_owned()),
+            None => self.names.shape(node, shape).iter().try_for_each(run)?,
+        }
+        Ok(())
     }
 
     /// Lets all of a node's packets pass again.
     pub(crate) fn clear(&self, node: usize) {
-        for line in self.names.clear(node) {
-            let _ = run(&line);
+        match &self.switch {
+            Some(switch) => switch.clear(node),
+            None => self.names.clear(node).iter().for_each(|line| drop(run(line))),
         }
     }
 }
 
 impl Drop for Net {
     fn drop(&mut self) {
+        self.switch = None; // and with it its devices
         for line in self.names.down(self.nodes) {
             let _ = run(&line); // what was not made cannot be removed
         }
     }
+}
+
+fn net_error(what: &str, why: &std::io::Error) -> ChaosError {
+    ChaosError::Net(format!("{what}: {why}"))
+}
+
+fn run_all(lines: &[Line]) -> Result<(), ChaosError> {
+    lines.iter().try_for_each(run).map_err(ChaosError::Net)
 }
 
 fn run(line: &Line) -> Result<(), String> {
@@ -200,11 +291,13 @@ fn made_by(line: &str) -> Option<(Names, usize)> {
     Some((Names(run.parse().ok()?), node.parse().ok()?))
 }
 
-/// Whether this kernel can delay and lose packets.
-pub(crate) fn has_netem(net: &Net) -> bool {
-    let possible = net.shape(0, Shape::Delay { by_ms: 1, jitter_ms: 0 }).is_ok();
-    net.clear(0);
-    possible
+/// Whether this kernel can delay and lose packets, tried out in a namespace that is then removed.
+fn has_netem(names: Names) -> bool {
+    let space = names.namespace(0);
+    let possible = run(&line(&format!("ip netns add {space}")))
+        .and_then(|()| run(&line(&format!("tc -n {space} qdisc add dev lo root netem delay 1ms"))));
+    let _ = run(&line(&format!("ip netns del {space}")));
+    possible.is_ok()
 }
 
 #[cfg(test)]
