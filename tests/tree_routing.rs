@@ -8,8 +8,9 @@ use cuelight::actors::reply::Wishes;
 use support::{Ask, Harness, Said};
 
 /// Four simulated ranks at 1 ms a step.
-const RANKS: [&str; 5] = [
+const RANKS: [&str; 6] = [
     "worker.engine=sim",
+    "worker.sim.attend=true",
     "worker.sim.step_us=1000",
     "worker.dp_size=4",
     "supervision.restarts=100",
@@ -151,17 +152,6 @@ async fn a_lost_rank_takes_only_its_own_requests_along_and_comes_back_empty() {
     let again = node.ask(&Ask { wishes, ..asks[0].clone() }).await.end().await;
     assert_eq!((cached(&again), again.routing[0].ranks[0].cached_blocks), (0, 0), "{again:?}");
     node.quiet().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_tells_nothing_is_guessed_and_named() {
-    let node = Harness::start(&with(&["worker.kv_events=false"])).await;
-    let warnings = node.handle.readiness().remove(0).warnings;
-    assert!(warnings.len() == 1 && warnings[0].reason.contains("worker.kv_events"), "{warnings:?}");
-    let first = rank_of(&node, &ask(&long(1), 3)).await;
-    let said = node.ask(&ask(&long(1), 3)).await.end().await;
-    assert_eq!(said.ranks, [first]);
-    assert!(said.routing[0].ranks.iter().any(|rank| rank.cached_blocks > 12), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

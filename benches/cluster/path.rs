@@ -114,8 +114,13 @@ impl Actor for Replayed {
 }
 
 fn send(legs: &[LegId], frames: &mpsc::Sender<Frame>) {
-    let report =
-        Report { rank: RankIndex(0), life: 1, load: Load::default(), credit: STREAMS as u32 };
+    let report = Report {
+        rank: RankIndex(0),
+        life: 1,
+        load: Load::default(),
+        credit: STREAMS as u32,
+        kv_number: 0,
+    };
     let mut next = Instant::now();
     for step in 0u32.. {
         next += STEP;

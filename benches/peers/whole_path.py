@@ -7,7 +7,7 @@
 Each server is a front end process that routes by prefix (`kv`) to four simulated ranks in a process of
 their own; only the front end's CPU time counts. One runs at a time, under the load of the front-end
 benchmark (benches/README.md), unpaced, with 128 tokens of output. Servers: cuelight, dynamo-kv,
-dynamo-round-robin, dynamo-tuned-kv. Dynamo 1.6.1 is what `benches/peers/dynamo.sh` has installed
+dynamo-round-robin, dynamo-tuned-kv, dynamo-tuned-round-robin. Dynamo 1.6.1 is what `benches/peers/dynamo.sh` has installed
 (run it first); tuned is its faster tokenizer, msgpack, jemalloc and error-only logging.
 Everything listens on the loopback address; what was started is ended by its process id.
 """
@@ -32,7 +32,7 @@ MODEL = "cuelight-tiny"
 COOKIE = "whole-path-benchmark-cookie-0123456789"
 OUTPUT = 128
 CONTEXT = 16384
-SERVERS = ["cuelight", "dynamo-kv", "dynamo-round-robin", "dynamo-tuned-kv"]
+SERVERS = ["cuelight", "dynamo-kv", "dynamo-round-robin", "dynamo-tuned-kv", "dynamo-tuned-round-robin"]
 
 
 def free_port():
@@ -121,14 +121,12 @@ class Servers:
         store.mkdir()
         loopback = "TCP_RPC_HOST SYSTEM_HOST TCP_RESPONSE_STREAM_HOST EVENT_PLANE_HOST".split()
         env = {"HF_HUB_OFFLINE": "1", "DYN_FILE_KV": str(store), **{f"DYN_{name}": "127.0.0.1" for name in loopback}}
-        mode, more, tuned = "kv", [], {}
-        if self.name == "dynamo-round-robin":
-            mode = "round-robin"
-        if self.name == "dynamo-tuned-kv":
+        mode, more, tuned = "round-robin" if self.name.endswith("round-robin") else "kv", [], {}
+        if self.name.startswith("dynamo-tuned-"):
             more, tuned = ["--tokenizer", "fastokens"], {"DYN_LOG": "error", "DYN_REQUEST_PLANE_CODEC": "msgpack"}
             jemalloc = re.search(r"libjemalloc\.so\S* .*=> (\S+)", subprocess.getoutput("ldconfig -p"))
             if jemalloc is None:
-                sys.exit("dynamo-tuned-kv: install Debian's libjemalloc2")
+                sys.exit(f"{self.name}: install Debian's libjemalloc2")
             tuned["LD_PRELOAD"] = jemalloc[1]
         common = ["--discovery-backend", "file", "--request-plane", "tcp"]
         front = self.start("front", [PYTHON, "-m", "dynamo.frontend", "--http-host", "127.0.0.1", "--http-port",

@@ -32,6 +32,11 @@ pub enum Fault {
         /// Milliseconds.
         ms: u64,
     },
+    /// What engines tell of their prefix caches is lost or garbled, until it is `told` again.
+    KvEvents {
+        /// `told`, `lost` or `garbled`.
+        are: faulty::Events,
+    },
 }
 
 /// Injects a fault and says what was hit.
@@ -57,6 +62,9 @@ pub fn inject(node: &NodeContext, fault: Fault) -> Result<String, String> {
         Fault::SlowSteps { ms } => {
             let by = Duration::from_millis(ms);
             switch(node, "steps are slowed", |engine| engine.slow_each_step(by))
+        }
+        Fault::KvEvents { are } => {
+            switch(node, "KV events have changed", |engine| engine.tell_events(are))
         }
     }
 }

@@ -91,24 +91,14 @@ pub struct ModelView {
 }
 
 impl ModelView {
-    /// Workers of whose prefix cache the router of mode `kv` hears nothing.
+    /// Workers of whose prefix cache the router of mode `kv` hears nothing, or less than it should.
     fn warnings(&self) -> Vec<Refused> {
-        let warning = |link: &Arc<Link>| {
-            let reason = match link.prefix_cache {
-                PrefixCache::Told => return None,
-                PrefixCache::Silent => {
-                    "it does not tell what it has cached, which is guessed \
-                     (frontend.router.silent_ttl_s); set its worker.kv_events"
-                }
-                PrefixCache::None => {
-                    "it has no prefix cache, so mode kv can only weigh its load; set its \
-                     worker.prefix_cache or another frontend.router.mode"
-                }
-            };
-            Some(Refused { worker: link.worker.to_string(), reason: reason.to_string() })
+        let of = |link: &Arc<Link>| {
+            let reason = warning(link.prefix_cache, &link.mute_ranks())?;
+            Some(Refused { worker: link.worker.to_string(), reason })
         };
         match self.served.router.mode() {
-            Mode::Kv => self.links.iter().filter_map(warning).collect(),
+            Mode::Kv => self.links.iter().filter_map(of).collect(),
             _ => Vec::new(),
         }
     }
@@ -142,6 +132,31 @@ impl ModelView {
             warnings: self.warnings(),
         }
     }
+}
+
+/// What a router of mode `kv` lacks of a worker; `mute` names ranks that say that they tell what they
+/// have cached, and do not.
+fn warning(prefix_cache: PrefixCache, mute: &[String]) -> Option<String> {
+    let reason = match (prefix_cache, mute) {
+        (PrefixCache::Told, []) => return None,
+        (PrefixCache::Told, mute) => {
+            return Some(format!(
+                "its worker.kv_events is set, but it has told of no block of the prompts that it \
+                 computed on {}, so mode kv finds nothing there; restart it, or set its \
+                 worker.kv_events to false to have it guessed",
+                mute.join(", ")
+            ));
+        }
+        (PrefixCache::Silent, _) => {
+            "it does not tell what it has cached, which is guessed \
+             (frontend.router.silent_ttl_s); set its worker.kv_events"
+        }
+        (PrefixCache::None, _) => {
+            "it has no prefix cache, so mode kv can only weigh its load; set its \
+             worker.prefix_cache or another frontend.router.mode"
+        }
+    };
+    Some(reason.to_string())
 }
 
 /// All models, by name.

@@ -240,6 +240,7 @@ fn sim(values: &mut Values) -> Sim {
         timing,
         seed: values.size("worker.sim.seed") as u64,
         host_blocks: values.size("worker.sim.host_blocks") as u32,
+        attend: values.switch("worker.sim.attend"),
     }
 }
 

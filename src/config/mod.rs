@@ -339,6 +339,8 @@ pub struct Sim {
     pub seed: u64,
     /// `worker.sim.host_blocks`: KV blocks that a host tier below the pool has room for. Default 0.
     pub host_blocks: u32,
+    /// `worker.sim.attend`: whether tokens follow from all KV blocks before them. Default false.
+    pub attend: bool,
 }
 
 /// `cluster:` the other nodes.

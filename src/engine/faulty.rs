@@ -5,7 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::{Description, Engine, EngineError, KvPool, Leg, Load, StepOutput, Tier};
+use serde::Deserialize;
+
+use super::sample::random_bits;
+use super::{Description, Engine, EngineError, KvEvent, KvPool, Leg, Load, StepOutput, Tier};
 use crate::ids::{BlockHash, LegId};
 
 /// What happens instead of, or before, the next step.
@@ -19,10 +22,25 @@ pub enum Fault {
     Hang(Duration),
 }
 
+/// What becomes of the events that tell what is in the engine's prefix cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Events {
+    /// They are told as they are.
+    #[default]
+    Told,
+    /// None is told.
+    Lost,
+    /// Of each step they come in the wrong order, and three in four are lost, told twice or turned
+    /// into their contrary.
+    Garbled,
+}
+
 #[derive(Debug, Default)]
 struct Faults {
     next: Option<Fault>,
     slow: Duration,
+    events: Events,
     released: bool,
 }
 
@@ -49,6 +67,11 @@ impl FaultHandle {
         self.change(|faults| faults.slow = by);
     }
 
+    /// Decides what becomes of KV events from now on.
+    pub fn tell_events(&self, events: Events) {
+        self.change(|faults| faults.events = events);
+    }
+
     /// Ends a hang, or disarms one that has not begun.
     pub fn release(&self) {
         self.change(|faults| {
@@ -61,7 +84,8 @@ impl FaultHandle {
     fn change(&self, edit: impl FnOnce(&mut Faults)) {
         let mut faults = self.lock();
         edit(&mut faults);
-        let armed = faults.next.is_some() || !faults.slow.is_zero();
+        let armed =
+            faults.next.is_some() || !faults.slow.is_zero() || faults.events != Events::default();
         self.0.armed.store(armed, Ordering::Release);
     }
 
@@ -69,18 +93,20 @@ impl FaultHandle {
         self.0.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lives through what is armed, before a step.
-    fn suffer(&self) -> Result<(), EngineError> {
+    /// Lives through what is armed, before a step; returns what becomes of its events.
+    fn suffer(&self) -> Result<Events, EngineError> {
         if !self.0.armed.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(Events::Told);
         }
-        let (mut fault, mut slow) = (None, Duration::ZERO);
-        self.change(|faults| (fault, slow) = (faults.next.take(), faults.slow));
+        let (mut fault, mut slow, mut events) = Default::default();
+        self.change(|faults| {
+            (fault, slow, events) = (faults.next.take(), faults.slow, faults.events);
+        });
         if !slow.is_zero() {
             thread::sleep(slow);
         }
         match fault {
-            None => Ok(()),
+            None => Ok(events),
             Some(Fault::Panic) => panic!("injected fault: a panic in the engine's step"),
             Some(Fault::Fail) => Err(EngineError::Lost {
                 during: "a step".into(),
@@ -89,8 +115,24 @@ impl FaultHandle {
             Some(Fault::Hang(limit)) => {
                 let hung = |faults: &mut Faults| !faults.released;
                 drop(self.0.release.wait_timeout_while(self.lock(), limit, hung));
-                Ok(())
+                Ok(events)
             }
+        }
+    }
+}
+
+/// See [`Events::Garbled`]; a function of the step's number.
+fn garble(events: &mut Vec<KvEvent>, step: u64) {
+    let contrary = |event: &KvEvent| match *event {
+        KvEvent::Stored { hash, .. } => KvEvent::Removed { hash },
+        KvEvent::Removed { hash } => KvEvent::Stored { hash, parent: None, tier: Tier::Device },
+    };
+    for (nth, event) in std::mem::take(events).into_iter().enumerate().rev() {
+        match random_bits(step, 0, nth as u64) % 4 {
+            0 => {}
+            1 => events.extend([event.clone(), event]),
+            2 => events.push(contrary(&event)),
+            _ => events.push(event),
         }
     }
 }
@@ -102,12 +144,14 @@ pub struct Faulty<E> {
     handle: FaultHandle,
     /// A failed step is a lost engine, and stays one.
     lost: Option<EngineError>,
+    /// Steps so far.
+    steps: u64,
 }
 
 impl<E: Engine> Faulty<E> {
     /// Puts `engine` under the power of `handle`.
     pub fn new(engine: E, handle: FaultHandle) -> Self {
-        Self { engine, handle, lost: None }
+        Self { engine, handle, lost: None, steps: 0 }
     }
 }
 
@@ -132,13 +176,18 @@ impl<E: Engine> Engine for Faulty<E> {
     }
 
     fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {
-        if self.lost.is_none() {
-            self.lost = self.handle.suffer().err();
+        if let Some(lost) = &self.lost {
+            return Err(lost.clone());
         }
-        match &self.lost {
-            Some(lost) => Err(lost.clone()),
-            None => self.engine.step(out),
+        let events = self.handle.suffer().inspect_err(|lost| self.lost = Some(lost.clone()))?;
+        self.steps += 1;
+        self.engine.step(out)?;
+        match events {
+            Events::Told => {}
+            Events::Lost => out.kv_events.clear(),
+            Events::Garbled => garble(&mut out.kv_events, self.steps),
         }
+        Ok(())
     }
 
     fn kv_pool(&self) -> Option<KvPool> {
@@ -217,6 +266,31 @@ mod tests {
         let start = Instant::now();
         engine.step(&mut out).unwrap();
         assert!(start.elapsed() >= short);
+    }
+
+    #[test]
+    fn garbled_events_are_lost_repeated_turned_round_and_told() {
+        let hash = |hash| crate::ids::BlockHash(hash);
+        let stored = |nth| KvEvent::Stored { hash: hash(nth), parent: None, tier: Tier::Device };
+        let mut events: Vec<_> = (0..400).map(stored).collect();
+        garble(&mut events, 1);
+        let (mut lost, mut twice, mut turned) = (0, 0, 0);
+        for nth in 0..400 {
+            let of_it = |event: &&KvEvent| event.change().0 == hash(nth);
+            match *events.iter().filter(of_it).collect::<Vec<_>>() {
+                [] => lost += 1,
+                [KvEvent::Removed { .. }] => turned += 1,
+                [_, _] => twice += 1,
+                _ => {}
+            }
+        }
+        assert!(
+            [lost, twice, turned].iter().all(|n| (60..140).contains(n)),
+            "{lost} {twice} {turned}"
+        );
+        let mut again: Vec<_> = (0..400).map(stored).collect();
+        garble(&mut again, 1);
+        assert_eq!(events, again);
     }
 
     #[test]

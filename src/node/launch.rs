@@ -248,6 +248,7 @@ fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
         shape,
         seed: worker.sim.seed,
         answers,
+        attend: worker.sim.attend,
         timing: worker.sim.timing.clone(),
         ..SimConfig::default()
     })
@@ -258,4 +259,62 @@ fn sim(worker: &Worker) -> Result<SimModel, EngineError> {
 fn sim_answers(vocab: usize) -> std::ops::Range<u32> {
     let quarter = (vocab / 4) as u32;
     quarter..(vocab as u32 - quarter).max(quarter + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Profile;
+    use crate::engine::{Leg, Part, StepOutput};
+    use crate::ids::{BlockId, LegId, RequestId};
+
+    /// What a leg with this prompt says.
+    fn answer(engine: &mut dyn Engine, request: u64, tokens: &[u32]) -> Vec<u32> {
+        let leg = Leg {
+            id: LegId { request: RequestId(request), choice: 0, attempt: 0 },
+            prompt_len: tokens.len(),
+            tokens: tokens.to_vec(),
+            max_tokens: 4,
+            choice: 0,
+            sampling: Arc::new(Sampling { ignore_eos: true, ..Sampling::default() }),
+            salt: 0,
+            part: Part::Whole,
+        };
+        engine.admit(leg).unwrap();
+        let (mut step, mut said) = (StepOutput::default(), Vec::new());
+        while engine.has_work() {
+            step.clear();
+            engine.step(&mut step).unwrap();
+            said.extend(step.tokens.iter().map(|row| row.token));
+        }
+        said
+    }
+
+    /// Of a pool's blocks, how many change what is said to a prompt of five cached ones when they are
+    /// overwritten.
+    fn blocks_that_matter(attend: bool) -> usize {
+        let model = concat!("worker.model=", env!("CARGO_MANIFEST_DIR"), "/models/cuelight-tiny");
+        let attend = format!("worker.sim.attend={attend}");
+        let sets = [model, "worker.engine=sim", "worker.kv_blocks=12", &attend];
+        let config = config::load(None, &sets.map(str::to_owned), Profile::Serve).unwrap();
+        let worker = config.worker.unwrap();
+        let tokens: Vec<u32> = (0..5 * worker.block_tokens as u32 + 1).collect();
+        let matters = |block: &u32| {
+            let model = sim(&worker).unwrap();
+            let mut engine = Embedded::new(model, Limits::default(), &HashKey::default());
+            let said = answer(&mut engine, 1, &tokens);
+            let pool = engine.kv_pool().unwrap();
+            for part in pool.layout.ranges(&[BlockId(*block)]).unwrap() {
+                pool.memory.write(part.start, &vec![7; (part.end - part.start) as usize]);
+            }
+            said != answer(&mut engine, 2, &tokens)
+        };
+        (0..12).filter(matters).count()
+    }
+
+    #[test]
+    fn every_cached_block_shows_in_the_tokens_where_the_config_says_so() {
+        assert_eq!(blocks_that_matter(true), 5);
+        assert_eq!(blocks_that_matter(false), 1, "only the one that the leg goes on from");
+    }
 }

@@ -1,5 +1,5 @@
-//! Keeps a rank's part of the prefix index true: news come numbered, and what cannot be trusted is
-//! asked for again. A pure record of one rank.
+//! Keeps a rank's part of the prefix index true: news come numbered, reports of the load repeat the
+//! last number, and what cannot be trusted is asked for again. A pure record of one rank.
 
 use bincode::{Decode, Encode};
 
@@ -33,8 +33,8 @@ pub enum Verdict {
     Wait,
 }
 
-/// News that may come between a question and its answer before it is asked again: what was on its
-/// way, and some patience.
+/// News and reports that may come between a question and its answer before it is asked again: what
+/// was on its way, and some patience.
 const ASK_AGAIN: u32 = 8;
 
 /// The news that were taken in from one rank.
@@ -57,6 +57,19 @@ impl Follower {
             self.last = Some(news.number);
             return Verdict::Apply;
         }
+        self.missed()
+    }
+
+    /// Judges whether the last news that the rank has sent, of this number, are the last that came:
+    /// nothing else tells of the loss of what nothing follows. `Apply` if so.
+    pub fn check(&mut self, number: u64) -> Verdict {
+        match self.last == Some(number) {
+            true => Verdict::Apply,
+            false => self.missed(),
+        }
+    }
+
+    fn missed(&mut self) -> Verdict {
         self.last = None;
         let waited = self.waited.map_or(0, |waited| waited + 1);
         self.waited = Some(waited);
@@ -89,6 +102,18 @@ mod tests {
         let mut follower = Follower::default();
         let asked = (0..32).filter(|&i| follower.judge(&news(2 * i, false)) == Verdict::Ask);
         assert_eq!(asked.count(), 4);
+    }
+
+    #[test]
+    fn a_loss_that_nothing_follows_shows_with_the_next_report() {
+        let mut follower = Follower::default();
+        follower.judge(&news(1, true));
+        assert_eq!((follower.check(1), follower.check(1)), (Verdict::Apply, Verdict::Apply));
+        assert_eq!((follower.check(2), follower.check(2)), (Verdict::Ask, Verdict::Wait));
+        let asked = (0..32).filter(|_| follower.check(2) == Verdict::Ask);
+        assert_eq!(asked.count(), 4, "an answer that does not come is asked for again");
+        assert_eq!(follower.judge(&news(3, true)), Verdict::Replace);
+        assert_eq!(follower.check(3), Verdict::Apply);
     }
 
     #[test]

@@ -79,6 +79,8 @@ pub struct Report {
     pub load: Load,
     /// Most legs that the link may have on the rank at once.
     pub credit: u32,
+    /// The number of the last news of its prefix cache on this stream; 0: there were none.
+    pub kv_number: u64,
 }
 
 impl Frame {

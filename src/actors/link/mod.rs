@@ -10,6 +10,7 @@
 
 mod actor;
 mod frame;
+mod mute;
 mod rank_link;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +29,7 @@ use crate::engine::{EngineError, Leg, PrefixCache, Started, TokenOut};
 use crate::ids::{Generation, LegId, RankIndex, WorkerId};
 use crate::kvxfer::{KvBlocks, KvOffer};
 use crate::metrics::Depth;
-use crate::router::{KvNews, Role};
+use crate::router::{KvNews, Role, Verdict};
 
 pub use actor::{Args, Msg, State, WorkerLink};
 pub use frame::{FetchEnd, Frame, Lent, LinkId, Report};
@@ -40,6 +41,8 @@ struct Placed {
     rank: usize,
     /// The tokens that it will have to compute, until it starts.
     pending: Option<u32>,
+    /// Whether it has at least one full block.
+    fills: bool,
 }
 
 /// A step's events on their way to the inboxes; kept for its memory.
@@ -154,7 +157,8 @@ impl Link {
     ) -> Result<(), Lost> {
         let (id, offer) = (leg.id, offer.map(Box::new));
         let own = u32::try_from(leg.tokens.len().saturating_sub(cached)).unwrap_or(u32::MAX);
-        let placed = Placed { inbox, rank, pending: Some(own) };
+        let fills = leg.tokens.len() >= self.block_tokens;
+        let placed = Placed { inbox, rank, pending: Some(own), fills };
         {
             // Under the lock: whoever takes it out again finds it counted.
             let mut table = self.table();
@@ -227,9 +231,7 @@ impl Link {
     fn rank_lost(&self, index: RankIndex, life: u32) {
         let Some(at) = self.ranks.iter().position(|rank| rank.index == index) else { return };
         let rank = &self.ranks[at];
-        rank.ended_life.fetch_max(life, Ordering::Relaxed);
-        rank.up.store(false, Ordering::Relaxed);
-        rank.exhaust();
+        rank.end(life);
         self.router.forget(rank.seat);
         let mut burst = Burst::default();
         if let Some(table) = self.table().as_mut() {
@@ -251,16 +253,17 @@ impl Link {
         if let Some((rank, life)) = frame.rank_lost {
             self.rank_lost(rank, life);
         }
-        if let Some(report) = frame.report
-            && let Some(rank) = self.ranks.iter().find(|rank| rank.index == report.rank)
-        {
-            match rank.has_ended(report.life) {
-                false => rank.hear(report),
-                true => frame.kv = None, // its legs are not in the table any more either
-            }
+        let of = |index| self.ranks.iter().position(|rank| rank.index == index);
+        let reporter = frame.report.and_then(|report| Some((of(report.rank)?, report)));
+        let has_ended = reporter.is_some_and(|(at, said)| self.ranks[at].has_ended(said.life));
+        // Of a life that has ended; its legs are not in the table any more either.
+        let news = frame.kv.take().filter(|_| !has_ended);
+        if let Some((at, news)) = news.and_then(|news| Some((of(news.rank)?, news))) {
+            self.hear(at, &news);
         }
-        if let Some(news) = &frame.kv {
-            self.hear(news);
+        if let (Some((at, report)), false) = (reporter, has_ended) {
+            self.ranks[at].hear(report);
+            self.check(at, report.kv_number);
         }
         // Inboxes are not called under this lock: they take their own, under which requests call us.
         let live = self.table().as_mut().map(|table| self.sort(frame, table, burst)).is_some();
@@ -304,6 +307,9 @@ impl Link {
             }
         }
         for Lent { leg, origin, blocks } in frame.lent {
+            if let (Some(placed), Some(_)) = (table.get(&leg), &origin) {
+                self.computed(placed);
+            }
             put(table.get(&leg), leg, LegEvent::Lent { origin, blocks });
         }
         for (leg, end) in frame.fetched {
@@ -313,7 +319,11 @@ impl Link {
             let event = LegEvent::Token { token, logprobs, finish };
             match finish {
                 None => put(table.get(&leg), leg, event),
-                Some(_) => put(self.ended(table, leg).as_ref(), leg, event),
+                Some(_) => {
+                    let placed = self.ended(table, leg);
+                    placed.iter().for_each(|placed| self.computed(placed));
+                    put(placed.as_ref(), leg, event);
+                }
             }
         }
         for (leg, error) in frame.failed {
@@ -329,18 +339,45 @@ impl Link {
     }
 
     /// What a rank says of its prefix cache.
-    fn hear(&self, news: &KvNews) {
-        let Some(at) = self.ranks.iter().position(|rank| rank.index == news.rank) else { return };
-        if self.router.hear(self.ranks[at].seat, news) {
-            match &self.road {
-                // A rank that is gone has nothing to tell.
-                Road::Local { link, ranks, .. } => {
-                    ranks[at].cast(rank::Msg::Snapshot { link: *link });
-                }
-                // A stream that is not read any more ends.
-                Road::Remote(worker) => drop(worker.snapshot(news.rank)),
-            }
+    fn hear(&self, at: usize, news: &KvNews) {
+        let verdict = self.router.hear(self.ranks[at].seat, news);
+        self.ranks[at].heard(news, verdict);
+        self.ask_for_all(at, verdict);
+    }
+
+    /// A rank's last news have this number.
+    fn check(&self, at: usize, number: u64) {
+        if self.ranks[at].misses(number) {
+            let verdict = self.router.hear_number(self.ranks[at].seat, number);
+            self.ask_for_all(at, verdict);
         }
+    }
+
+    fn ask_for_all(&self, at: usize, verdict: Verdict) {
+        if verdict != Verdict::Ask {
+            return;
+        }
+        match &self.road {
+            // A rank that is gone has nothing to tell.
+            Road::Local { link, ranks, .. } => {
+                ranks[at].cast(rank::Msg::Snapshot { link: *link });
+            }
+            // A stream that is not read any more ends.
+            Road::Remote(worker) => drop(worker.snapshot(self.ranks[at].index)),
+        }
+    }
+
+    /// The prompt of a leg has been computed: its rank should have told of blocks.
+    fn computed(&self, placed: &Placed) {
+        if placed.fills && self.prefix_cache == PrefixCache::Told {
+            self.ranks[placed.rank].mute.computed();
+        }
+    }
+
+    /// The ranks that say that they tell what they have cached, and do not.
+    pub fn mute_ranks(&self) -> Vec<String> {
+        let mute = |at: &usize| self.ranks[*at].mute.is_mute();
+        (0..self.ranks.len()).filter(mute).map(|at| self.rank_name(at)).collect()
     }
 
     /// The leg has left the queue: what it has still to compute is in the rank's reports.

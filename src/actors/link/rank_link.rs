@@ -5,9 +5,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::Report;
+use super::mute::Mute;
 use crate::actors::router::{Offer, Seat};
 use crate::ids::RankIndex;
-use crate::router::PrefillRank;
+use crate::router::{KvNews, PrefillRank, Verdict};
 
 /// A rank as a router sees it.
 pub struct RankLink {
@@ -35,6 +36,10 @@ pub struct RankLink {
     pub(super) up: AtomicBool,
     /// Its last life that has ended; 0: none has.
     pub(super) ended_life: AtomicU32,
+    /// The number of the last news of its prefix cache, if all have come; 0: not known, or they have not.
+    followed: AtomicU64,
+    /// Whether it tells what it says that it tells.
+    pub(super) mute: Mute,
     /// Until when it is asked for no prefill, and for which decode rank: `None` for all.
     shunned: Mutex<Vec<(Option<Seat>, Instant)>>,
 }
@@ -55,6 +60,8 @@ impl RankLink {
             pending_tokens: AtomicU64::new(0),
             up: AtomicBool::new(true),
             ended_life: AtomicU32::new(0),
+            followed: AtomicU64::new(0),
+            mute: Mute::default(),
             shunned: Mutex::default(),
         }
     }
@@ -129,6 +136,27 @@ impl RankLink {
         self.blocks_used.store(report.load.blocks_used, Ordering::Relaxed);
         self.credit.store(report.credit, Ordering::Relaxed);
         self.up.store(true, Ordering::Relaxed);
+    }
+
+    /// What it said of its prefix cache was taken in, or not.
+    pub(super) fn heard(&self, news: &KvNews, verdict: Verdict) {
+        let is_followed = matches!(verdict, Verdict::Apply | Verdict::Replace);
+        self.followed.store(if is_followed { news.number } else { 0 }, Ordering::Relaxed);
+        self.mute.heard(news);
+    }
+
+    /// Whether news are missing when these are the last that it has sent.
+    pub(super) fn misses(&self, number: u64) -> bool {
+        number != 0 && number != self.followed.load(Ordering::Relaxed)
+    }
+
+    /// A life of it has ended.
+    pub(super) fn end(&self, life: u32) {
+        self.ended_life.fetch_max(life, Ordering::Relaxed);
+        self.up.store(false, Ordering::Relaxed);
+        self.followed.store(0, Ordering::Relaxed);
+        self.mute.forget();
+        self.exhaust();
     }
 
     /// Whether a life of it has ended.

@@ -56,6 +56,11 @@ impl KvOut {
         self.changes = Vec::new();
     }
 
+    /// The number of the last news; 0 before the first.
+    pub(in crate::actors) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Whether there is something to tell.
     pub(in crate::actors) fn has_news(&self) -> bool {
         self.stale || self.reset || self.sent < self.changes.len()

@@ -14,7 +14,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::kv::KvOut;
-use super::stream::Stream;
+use super::stream::{Stream, tell};
 use super::thread::{Command, Tells, panicked};
 use super::{Msg, Progress};
 use crate::actors::link::{Frame, LinkId, Report};
@@ -301,7 +301,7 @@ impl Steps {
         let mut closed = Vec::new();
         let load = self.engine.load();
         let free = self.max_legs.saturating_sub(self.legs.len());
-        let report = Report { rank: self.index, life: self.life, load, credit: 0 };
+        let report = Report { rank: self.index, life: self.life, load, credit: 0, kv_number: 0 };
         let links = self.streams.len();
         for stream in &mut self.streams {
             if stream.frames.is_closed() {
@@ -314,8 +314,9 @@ impl Steps {
             match stream.frames.try_reserve() {
                 Ok(place) => {
                     let cached = |blocks: &mut Vec<_>| self.engine.cached_blocks(blocks);
-                    let news = stream.kv.as_mut().and_then(|kv| kv.take(self.index, cached));
-                    stream.pending.kv = news.map(Box::new);
+                    if let Some(kv) = &mut stream.kv {
+                        tell(kv, &mut stream.pending, self.index, cached);
+                    }
                     let later = stream.pending.split_lent(LENT);
                     let next = Frame { lent: later, ..Frame::default() };
                     place.send(std::mem::replace(&mut stream.pending, next));

@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 use super::credit;
 use super::kv::KvOut;
 use crate::actors::link::{Frame, LinkId, Report};
-use crate::engine::{EngineError, Load, Reach};
-use crate::ids::LegId;
+use crate::engine::{EngineError, Load, Reach, Tier};
+use crate::ids::{BlockHash, LegId, RankIndex};
 
 /// One front end's stream and what could not be sent yet.
 pub(super) struct Stream {
@@ -25,6 +25,19 @@ pub(super) struct Stream {
     load: Option<(Load, Instant)>,
     /// `None` if the engine does not tell what it has cached.
     pub(super) kv: Option<KvOut>,
+}
+
+/// Puts what changed in the prefix cache next to a frame's report; `cached` lists all that is cached.
+pub(super) fn tell(
+    kv: &mut KvOut,
+    frame: &mut Frame,
+    rank: RankIndex,
+    cached: impl FnOnce(&mut Vec<(BlockHash, Tier)>),
+) {
+    frame.kv = kv.take(rank, cached).map(Box::new);
+    if let Some(report) = &mut frame.report {
+        report.kv_number = kv.number();
+    }
 }
 
 impl Stream {

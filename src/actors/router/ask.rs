@@ -108,7 +108,8 @@ impl ModelRouter {
         name: impl Fn(usize) -> String,
     ) -> Option<Routed> {
         let began = Instant::now();
-        if let ([only], false, None) = (offers, ask.explain, ask.session) {
+        let is_plain = self.mode != Mode::Kv && !ask.explain && ask.session.is_none();
+        if let ([only], true) = (offers, is_plain) {
             if self.mode == Mode::RoundRobin {
                 self.inside().picker.skip(); // there may be others to choose from at other times
             }
@@ -124,7 +125,9 @@ impl ModelRouter {
             hasher.extend(ask.tokens, ask.salt, &mut chain);
         }
         let routed = self.decide(ask, &chain, hasher.block_tokens(), offers, name);
-        self.metrics.decision.observe(began.elapsed());
+        if offers.len() > 1 {
+            self.metrics.decision.observe(began.elapsed());
+        }
         routed
     }
 

@@ -197,16 +197,25 @@ impl ModelRouter {
         inside.renew(seat);
     }
 
-    /// Takes in what a rank says of its prefix cache; `true` if it must be asked for all of it.
-    pub fn hear(&self, seat: Seat, news: &KvNews) -> bool {
+    /// Takes in what a rank says of its prefix cache.
+    pub fn hear(&self, seat: Seat, news: &KvNews) -> Verdict {
+        self.judged(|inside| inside.hear(seat, news))
+    }
+
+    /// Takes in the number of the last news that a rank has sent.
+    pub fn hear_number(&self, seat: Seat, number: u64) -> Verdict {
+        self.judged(|inside| inside.hear_number(seat, number))
+    }
+
+    fn judged(&self, judge: impl FnOnce(&mut Inside) -> Verdict) -> Verdict {
         if self.mode != Mode::Kv {
-            return false;
+            return Verdict::Wait;
         }
-        let verdict = self.inside().hear(seat, news);
+        let verdict = judge(&mut self.inside());
         if verdict == Verdict::Ask {
             self.metrics.gaps.inc();
         }
-        verdict == Verdict::Ask
+        verdict
     }
 
     /// Clears up after ranks that are gone and guesses that are old.
@@ -277,6 +286,15 @@ impl Inside {
         if let (Verdict::Replace | Verdict::Apply, Some(rank)) = (verdict, self.rank(seat)) {
             let slots = rank.slots;
             self.index.tell(slots, &news.changes);
+        }
+        verdict
+    }
+
+    fn hear_number(&mut self, seat: Seat, number: u64) -> Verdict {
+        let Some(rank) = self.rank_mut(seat) else { return Verdict::Wait };
+        let (verdict, slots) = (rank.follower.check(number), rank.slots);
+        if let (Verdict::Ask, 1..) = (verdict, self.index.holdings(slots)) {
+            self.renew(seat);
         }
         verdict
     }

@@ -33,6 +33,20 @@ struct Rank {
 
 impl Rank {
     fn new(router: &ModelRouter) -> Self {
+        let engine = Self::engine();
+        Self::at(router.join(&engine.describe()), engine)
+    }
+
+    /// The next life of the rank in this seat.
+    fn again(&self) -> Self {
+        Self::at(self.seat, Self::engine())
+    }
+
+    fn at(seat: Seat, engine: Embedded<SimModel>) -> Self {
+        Self { engine, seat, out: KvOut::new(40), sent: VecDeque::new(), legs: 0 }
+    }
+
+    fn engine() -> Embedded<SimModel> {
         let shape = Shape {
             context: 64,
             vocab: 128,
@@ -44,9 +58,7 @@ impl Rank {
         let model = SimModel::new(SimConfig { shape, ..SimConfig::default() });
         let limits =
             Limits { max_running: 2, max_waiting: 8, max_batch_tokens: 32, prefix_cache: true };
-        let engine = Embedded::new(model, limits, &HashKey::default());
-        let seat = router.join(&engine.describe());
-        Self { engine, seat, out: KvOut::new(40), sent: VecDeque::new(), legs: 0 }
+        Embedded::new(model, limits, &HashKey::default())
     }
 
     /// A few tokens of one of some conversations, to the end.
@@ -69,17 +81,29 @@ impl Rank {
         while self.engine.has_work() {
             self.engine.step(&mut step).unwrap();
             self.out.add(&step.kv_events);
-            let cached = |blocks: &mut Vec<_>| self.engine.cached_blocks(blocks);
-            self.sent.extend(self.out.take(RankIndex(0), cached));
+            self.tell();
         }
+    }
+
+    fn tell(&mut self) {
+        let cached = |blocks: &mut Vec<_>| self.engine.cached_blocks(blocks);
+        self.sent.extend(self.out.take(RankIndex(0), cached));
     }
 
     fn deliver(&mut self, router: &ModelRouter) {
         while let Some(news) = self.sent.pop_front() {
-            if router.hear(self.seat, &news) {
+            if router.hear(self.seat, &news) == Verdict::Ask {
                 self.out.restart();
             }
         }
+    }
+
+    /// A report of its load comes, in which nothing but the number is news.
+    fn report(&mut self, router: &ModelRouter) {
+        if router.hear_number(self.seat, self.out.number()) == Verdict::Ask {
+            self.out.restart();
+        }
+        self.tell();
     }
 
     /// What is wrong with what the router knows of it.
@@ -126,45 +150,106 @@ fn mishap() -> impl Strategy<Value = Mishap> {
     ]
 }
 
-/// (rank, conversation, length, what happens to its news, whether the rank dies after it)
-fn life() -> impl Strategy<Value = Vec<(usize, u32, usize, Mishap, bool)>> {
-    let one = (0..3_usize, 0..9_u32, 5..60_usize, mishap(), prop::bool::weighted(0.05));
+/// What becomes of a rank after its news.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Lives,
+    /// Its worker is gone, and another one has its seat or a new one.
+    Leaves,
+    /// It begins a new life in the same seat.
+    ComesBack,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![18 => Just(Fate::Lives), 1 => Just(Fate::Leaves), 1 => Just(Fate::ComesBack)]
+}
+
+/// (rank, conversation, length, what happens to its news, whether a report follows, its fate)
+type Event = (usize, u32, usize, Mishap, bool, Fate);
+
+fn life() -> impl Strategy<Value = Vec<Event>> {
+    let one = (0..3_usize, 0..9_u32, 5..60_usize, mishap(), any::<bool>(), fate());
     prop::collection::vec(one, 1..120)
+}
+
+fn live(ranks: &mut [Rank], router: &ModelRouter, (rank, topic, length, mishap, ..): Event) {
+    let rank = &mut ranks[rank];
+    rank.serve(topic, length);
+    match (mishap, rank.sent.len()) {
+        (_, 0) | (Mishap::None, _) => {}
+        (Mishap::Lost, _) => drop(rank.sent.pop_front()),
+        (Mishap::Twice, _) => rank.sent.push_front(rank.sent[0].clone()),
+        (Mishap::Late, _) => rank.sent.rotate_left(1),
+    }
+    rank.deliver(router);
 }
 
 #[test]
 fn what_is_known_of_caches_is_true_again_after_lost_repeated_and_late_news_and_lost_ranks() {
     let mut runner = TestRunner::new(Config { cases: 200, ..Config::default() });
-    let outcome = runner.run(&life(), |life| {
+    // Of each rank at last: whether its last news are lost, and the first answer to the question for all.
+    let ends = prop::collection::vec((any::<bool>(), any::<bool>()), 3);
+    let outcome = runner.run(&(life(), ends), |(life, ends)| {
         let router = router(&config::Router::default());
         let mut ranks: Vec<_> = (0..3).map(|_| Rank::new(&router)).collect();
-        for (rank, conversation, length, mishap, dies) in life {
-            let rank = &mut ranks[rank];
-            rank.serve(conversation, length);
-            match (mishap, rank.sent.len()) {
-                (_, 0) | (Mishap::None, _) => {}
-                (Mishap::Lost, _) => drop(rank.sent.pop_front()),
-                (Mishap::Twice, _) => rank.sent.push_front(rank.sent[0].clone()),
-                (Mishap::Late, _) => rank.sent.rotate_left(1),
+        for event in life {
+            live(&mut ranks, &router, event);
+            let (at, _, _, _, reports, fate) = event;
+            let rank = &mut ranks[at];
+            if reports {
+                rank.report(&router);
             }
-            rank.deliver(&router);
-            if dies {
-                router.leave(rank.seat);
-                *rank = Rank::new(&router);
+            match fate {
+                Fate::Lives => {}
+                Fate::Leaves => {
+                    router.leave(rank.seat);
+                    *rank = Rank::new(&router);
+                }
+                Fate::ComesBack => {
+                    router.forget(rank.seat);
+                    *rank = rank.again();
+                }
             }
             router.tidy(Instant::now());
         }
-        for rank in &mut ranks {
-            // Whatever was lost shows with the next news, and is told again.
-            for conversation in 20..36 {
-                rank.serve(conversation, 20);
+        for (rank, (last_is_lost, answer_is_lost)) in ranks.iter_mut().zip(ends) {
+            rank.serve(20, 20);
+            if last_is_lost {
+                rank.sent.clear();
+            }
+            rank.deliver(&router);
+            // Nothing happens any more: what was lost shows in reports alone, and is told again.
+            rank.report(&router);
+            if answer_is_lost {
+                rank.sent.clear();
+            }
+            for _ in 0..32 {
                 rank.deliver(&router);
+                rank.report(&router);
             }
             prop_assert_eq!(rank.errors(&router), None);
         }
         Ok(())
     });
     outcome.unwrap_or_else(|error| panic!("{error}\n{runner}"));
+}
+
+#[test]
+fn what_one_rank_should_have_cached_is_counted_also_where_there_is_nothing_to_choose() {
+    let router = router(&config::Router::default());
+    let mut rank = Rank::new(&router);
+    rank.serve(1, 40);
+    rank.deliver(&router);
+    let known: Vec<u32> = (0..40).map(|i| (7 + i) % 100).chain([100; 10]).collect();
+    let offer =
+        Offer { seat: rank.seat, prefill_tokens: 0, blocks_used: 0, legs: 0, has_room: true };
+    for tokens in [&known[..], &[99; 9], &[1; 3]] {
+        let ask = Ask { tokens, salt: 0, explain: false, session: None };
+        let cached = router.route(&ask, &[offer], |at| at.to_string()).unwrap().cached_blocks;
+        assert_eq!(cached, if tokens.len() > 10 { 10 } else { 0 });
+    }
+    let counted = (router.metrics.blocks_asked.get(), router.metrics.blocks_expected.get());
+    assert_eq!(counted, (12 + 2, 10));
 }
 
 #[test]
@@ -207,7 +292,7 @@ fn a_rank_s_first_word_does_not_undo_what_was_just_sent_there() {
     let offers = [first.seat, other.seat].map(offer);
     let chosen = router.route(&ask, &offers, |at| at.to_string()).unwrap().index;
     let nothing = KvNews { number: 1, reset: true, ..KvNews::default() };
-    assert!(!router.hear(offers[chosen].seat, &nothing));
+    assert_eq!(router.hear(offers[chosen].seat, &nothing), Verdict::Replace);
     for _ in 0..20 {
         assert_eq!(router.route(&ask, &offers, |at| at.to_string()).unwrap().index, chosen);
     }

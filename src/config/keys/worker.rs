@@ -202,4 +202,10 @@ pub(super) const KEYS: &[Key] = &[
         "divides all these times",
     ),
     Key::new("worker.sim.seed", whole(0, u64::MAX), Is("0"), "seed of the invented tokens"),
+    Key::new(
+        "worker.sim.attend",
+        Kind::Switch,
+        Is("false"),
+        "whether each token follows from all KV blocks before it, as with attention, or from the last",
+    ),
 ];

@@ -11,6 +11,11 @@ use crate::ids::BlockHash;
 /// Blocks that decoding adds to a chain, beyond its prompt.
 pub const DECODED: usize = 8;
 
+/// Bytes of a block's names in a [`Chain`].
+const NAMES: usize = 32;
+/// Bytes of the events that are made before the clock starts.
+const EVENTS: usize = 256 << 20;
+
 /// One chain, and its decoded blocks at the end.
 pub struct Chain {
     pub ours: Vec<BlockHash>,
@@ -59,14 +64,30 @@ impl Shape {
         };
         Some(Self { blocks, shared, everywhere })
     }
+
+    fn chains(&self, ranks: usize, stores: usize) -> usize {
+        let copies = if self.everywhere { ranks } else { 1 };
+        (stores / self.blocks / copies).max(1)
+    }
+
+    /// Memory that chains, look-ups and events take, about.
+    pub fn bytes(&self, ranks: usize, stores: usize) -> usize {
+        let chains = self.chains(ranks, stores) * (self.blocks + DECODED);
+        let look_ups = 3 * queries_of(self.blocks) * self.blocks;
+        (chains + look_ups) * NAMES + stores / self.blocks * size_of::<Op>() * 3 + EVENTS
+    }
+}
+
+/// Look-ups of each kind with prompts of so many blocks.
+pub fn queries_of(blocks: usize) -> usize {
+    (4_000_000 / blocks).clamp(100, 20_000)
 }
 
 impl Data {
     /// Chains for about `stores` pairs of a rank and a block.
     pub fn new(shape: Shape, ranks: u32, stores: usize) -> Self {
         let mut random = Random(7);
-        let copies = if shape.everywhere { ranks as usize } else { 1 };
-        let count = (stores / shape.blocks / copies).max(1);
+        let count = shape.chains(ranks as usize, stores);
         let mut head = Vec::new();
         let chains = (0..count)
             .map(|nth| {

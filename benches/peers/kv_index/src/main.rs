@@ -10,6 +10,7 @@ mod ids;
 mod index;
 mod subject;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use data::{Chain, Data, Op, Shape};
@@ -18,7 +19,9 @@ use subject::{Concurrent, Ours, Subject, Tree};
 #[global_allocator]
 static ALLOCATOR: ffi::Counted = ffi::Counted;
 
-const NAMES: [&str; 4] = ["cuelight", "radix-tree", "compressed", "positional"];
+/// The structures, and the most bytes that one was seen to take for a pair of a rank and a block.
+const STRUCTURES: [(&str, f64); 4] =
+    [("cuelight", 60.0), ("radix-tree", 110.0), ("compressed", 120.0), ("positional", 200.0)];
 const USAGE: &str = "kv-index time|memory SHAPE RANKS STORES ROUNDS [STRUCTURE…]";
 /// What `time` prints, in this order.
 const FIGURES: usize = 10;
@@ -30,9 +33,18 @@ fn main() {
     };
     let shape_of = Shape::named(shape).expect(USAGE);
     let [ranks, stores, rounds] = [ranks, stores, rounds].map(|n| n.parse().expect(USAGE));
+    let all = STRUCTURES.map(|(name, _)| name.to_owned());
+    let names: Vec<&String> = if names.is_empty() { all.iter() } else { names.iter() }.collect();
+    let row = |name: &str| format!("| {shape} | {ranks} | {} M | {name} |", stores / 1_000_000);
+    let (names, skipped): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| fits(&shape_of, ranks, stores, name));
+    for name in skipped {
+        println!("{} skipped: this machine has not enough memory |", row(name));
+    }
+    if names.is_empty() {
+        return;
+    }
     let mut data = Data::new(shape_of, ranks as u32, stores);
-    let all = NAMES.map(str::to_owned);
-    let names = if names.is_empty() { &all } else { names };
     let mut figures = vec![Vec::new(); names.len()];
     for _ in 0..rounds {
         for (name, figures) in names.iter().zip(&mut figures) {
@@ -44,7 +56,7 @@ fn main() {
         }
     }
     for (name, figures) in names.iter().zip(figures) {
-        print!("| {shape} | {ranks} | {} M | {name} |", stores / 1_000_000);
+        print!("{}", row(name));
         for nth in 0..figures[0].len() {
             let mut rounds: Vec<f64> = figures.iter().map(|round| round[nth]).collect();
             rounds.sort_by(f64::total_cmp);
@@ -61,8 +73,24 @@ fn subject(name: &str, ranks: u32) -> Box<dyn Subject> {
         "radix-tree" => Box::new(Tree::new()),
         "compressed" => Box::new(Concurrent::compressed()),
         "positional" => Box::new(Concurrent::positional()),
-        other => panic!("{other} is none of {NAMES:?}"),
+        other => panic!("{other} is none of {STRUCTURES:?}"),
     }
+}
+
+/// Whether there is memory for the structure and what it is given; says so if not.
+fn fits(shape: &Shape, ranks: usize, stores: usize, name: &str) -> bool {
+    let each = STRUCTURES.iter().find(|(known, _)| *known == name).map_or(0.0, |(_, each)| *each);
+    let needed = stores as f64 * each + shape.bytes(ranks, stores) as f64;
+    let text = std::fs::read_to_string("/proc/meminfo").expect("procfs");
+    let available = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let available = available.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    let available = 1024.0 * available.unwrap_or(0.0);
+    let fits = needed < 0.9 * available;
+    if !fits {
+        let [needed, available] = [needed, available].map(|bytes| bytes / (1_u64 << 30) as f64);
+        eprintln!("{name}: SKIPPED, it may need {needed:.1} GiB; {available:.1} GiB are available");
+    }
+    fits
 }
 
 /// Bytes allocated for each pair of a rank and a block it holds.
@@ -93,12 +121,16 @@ fn time(data: &mut Data, name: &str) -> [f64; FIGURES] {
     let stores = data.stores();
     let mut subject = subject(name, data.ranks);
     let stored = rate(subject.apply(data, &stores), &stores);
-    let queries = (4_000_000 / blocks).clamp(100, 20_000);
+    let queries = data::queries_of(blocks);
     let hits = data.queries(queries, blocks..=blocks);
     let partial = data.queries(queries, data.shape.shared.max(1)..=blocks - 1);
     let misses = data.queries(queries, 0..=0);
+    let mut holders: Holders<'_> = HashMap::new();
+    for op in &stores {
+        holders.entry(data.chains[op.chain].local[0].0).or_default().push(op);
+    }
     for query in hits.iter().chain(&partial).chain(&misses).step_by(queries / 100) {
-        check(&mut *subject, &stores, data, query);
+        check(&mut *subject, &holders, data, query);
     }
     let [hit, partial, miss] =
         [&hits, &partial, &misses].map(|queries| look_up(&mut *subject, queries));
@@ -132,16 +164,17 @@ fn look_up(subject: &mut dyn Subject, queries: &[Chain]) -> f64 {
     took.select_nth_unstable(middle).1.as_nanos() as f64
 }
 
+/// Who stores what, by the first block.
+type Holders<'a> = HashMap<u64, Vec<&'a Op>>;
+
 /// Panics unless the ranks told are those that hold the blocks.
-fn check(subject: &mut dyn Subject, stores: &[Op], data: &Data, query: &Chain) {
+fn check(subject: &mut dyn Subject, holders: &Holders<'_>, data: &Data, query: &Chain) {
     let mut expected = subject::Depths::new();
-    for op in stores {
+    for op in holders.get(&query.local[0].0).into_iter().flatten() {
         let held = &data.chains[op.chain].local;
-        if held[0] == query.local[0] {
-            let same = held.iter().zip(&query.local).take_while(|(a, b)| a == b).count();
-            let depth = expected.entry(op.rank).or_insert(0);
-            *depth = (*depth).max(same.min(op.blocks.end) as u32);
-        }
+        let same = held.iter().zip(&query.local).take_while(|(a, b)| a == b).count();
+        let depth = expected.entry(op.rank).or_insert(0);
+        *depth = (*depth).max(same.min(op.blocks.end) as u32);
     }
     assert_eq!(subject.told(query), expected);
 }
