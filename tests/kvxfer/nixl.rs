@@ -1,0 +1,22 @@
+//! The same promises over NIXL, in a binary of its own: NIXL brings a UCX along, and nobody has tried
+//! two of them in one process.
+#![allow(clippy::unwrap_used)]
+
+#[macro_use]
+mod promises;
+
+mod faults;
+mod moves;
+mod peer;
+mod puller;
+
+// `tcp` is without shared memory: what it does between hosts.
+over_transports! { any: "nixl", tcp: "nixl-tcp" }
+
+/// The other process: does nothing unless it was started as one.
+#[test]
+fn peer_process() {
+    if let Ok(kind) = std::env::var(peer::KIND) {
+        peer::serve(&kind);
+    }
+}
