@@ -12,6 +12,7 @@ mod puller;
 
 // `tcp` is without shared memory: what it does between hosts.
 over_transports! { any: "nixl", tcp: "nixl-tcp" }
+over_transports_that_stand_readers! { any: "nixl" }
 
 /// The other process: does nothing unless it was started as one.
 #[test]

@@ -7,7 +7,7 @@ macro_rules! tests_of {
     };
 }
 
-/// All of them over each transport.
+/// What arrives, and what happens when a peer dies or gives up.
 macro_rules! over_transports {
     ($($transport:ident: $kind:literal),+ $(,)?) => { $(
         mod $transport {
@@ -22,10 +22,24 @@ macro_rules! over_transports {
                 an_aborted_pull_is_quiet_when_it_says_so,
                 an_idle_peer_that_dies_is_noticed,
                 a_killed_peer_is_told_once_and_its_pulls_are_quiet,
-                a_frozen_peer_ends_in_a_deadline_and_writes_nothing_later,
                 what_changes_after_a_withdrawal_never_arrives_as_done,
                 nothing_is_done_after_the_end_of_the_transport_that_is_read,
             }
         }
     )+ };
+}
+
+/// What the side that is read promises when readers vanish. Not over TCP of UCX, which ends the
+/// process that is read with an abort then, now and again.
+macro_rules! over_transports_that_stand_readers {
+    ($($transport:ident: $kind:literal),+ $(,)?) => {
+        mod readers { $(
+            mod $transport {
+                tests_of! { $kind, faults:
+                    a_source_outlives_those_who_die_while_they_read,
+                    a_frozen_peer_ends_in_a_deadline_and_writes_nothing_later,
+                }
+            }
+        )+ }
+    };
 }

@@ -12,6 +12,8 @@
 //!   deadlines are ours, and so is the look at idle peers.
 //! - As with [`ucx`](super::ucx), whoever knows an agent can read what is registered with it: a pull
 //!   ends with a read of its grant's word.
+//! - Over TCP its UCX, as that of [`ucx`](super::ucx), ends the process that is read with an abort if
+//!   a reader vanishes in the middle of a read. So TCP is not among the default transports.
 //! - Its UCX is a second one beside that of [`ucx`](super::ucx), which nobody has tried in one
 //!   process: a process uses one of the two transports.
 
@@ -53,7 +55,7 @@ pub struct Options {
     /// beside the executable and then the system's loader are asked. The first transport of a
     /// process decides.
     pub dir: Option<PathBuf>,
-    /// `UCX_TLS`: one name, since NIXL takes no lists. Default `all`.
+    /// `UCX_TLS`: one name, since NIXL takes no lists. Default `^tcp`, all but TCP.
     pub transports: String,
     /// `UCX_NET_DEVICES`: one name. Default `lo`: this host only.
     pub devices: String,
@@ -61,7 +63,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { dir: None, transports: "all".into(), devices: "lo".into() }
+        Self { dir: None, transports: "^tcp".into(), devices: "lo".into() }
     }
 }
 
@@ -130,10 +132,16 @@ fn settings(options: &Options) -> Result<String, String> {
         }
     }
     // The reasons are those of `ucx`; the rest NIXL sets itself.
-    Ok(format!(
-        "TLS={transports},NET_DEVICES={devices},KEEPALIVE_INTERVAL=1s,POSIX_ERROR_HANDLING=y,\
-         SYSV_ERROR_HANDLING=y,TCP_USER_TIMEOUT=3s,TCP_TX_SEG_SIZE=128k,TCP_RX_SEG_SIZE=128k"
-    ))
+    let mut settings = format!(
+        "TLS={transports},NET_DEVICES={devices},KEEPALIVE_INTERVAL=1s,TCP_USER_TIMEOUT=3s,\
+         TCP_TX_SEG_SIZE=128k,TCP_RX_SEG_SIZE=128k"
+    );
+    for kind in ["POSIX", "SYSV"] {
+        settings += &format!(",{kind}_ERROR_HANDLING=y");
+        // Each peer takes an agent: 1 MiB of shared memory for it, not 4.
+        settings += &format!(",{kind}_FIFO_SIZE=64,{kind}_RX_BUFS_GROW=64");
+    }
+    Ok(settings)
 }
 
 impl Kind for Nixl {

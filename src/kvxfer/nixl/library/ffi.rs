@@ -9,6 +9,11 @@ use std::path::Path;
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_LOCAL};
 
+use crate::kvxfer::ucx::quiet;
+
+/// The plug-in that needs UCX, beside the library.
+const PLUGIN: &str = "plugins/libplugin_UCX.so";
+
 /// `nixl_capi_status_t`: 0 well, 1 in progress, negative an error.
 pub(in crate::kvxfer::nixl) type Status = c_int;
 /// An agent, a list, a request.
@@ -104,6 +109,14 @@ pub(super) fn open(path: &Path) -> Result<&'static Table, String> {
     })?;
     let table = look_up(&library)?;
     std::mem::forget(library);
+    // Loaded by NIXL later, and its UCX with it: now, so that it can be told before it is used.
+    let plugin = path.parent().map(|dir| dir.join(PLUGIN)).filter(|plugin| plugin.is_file());
+    // SAFETY: As above.
+    let plugin = plugin.map(|path| unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_LOCAL) });
+    if let Some(Ok(plugin)) = plugin {
+        quiet(&plugin);
+        std::mem::forget(plugin);
+    }
     Ok(Box::leak(Box::new(table)))
 }
 
