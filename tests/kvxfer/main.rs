@@ -34,7 +34,8 @@ fn the_ucx_inside_nixl_moves_blocks_too() {
         text
     };
     let told = again(&version);
-    assert!(!told.contains("UCX 1.22"), "it is PyPI's libucx-cu13: {told}");
+    let is_another = told.contains("UCX 1.") && !told.contains("UCX 1.22");
+    assert!(is_another, "that is libucx-cu13, or none: {told}");
     for module in ["ucx::", "ucx_tcp::any_plan"] {
         let told = again(&[module, "--test-threads=2"]);
         assert!(told.contains("ok") && !told.contains(" 0 passed"), "{told}");
