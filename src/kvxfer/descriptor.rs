@@ -55,7 +55,7 @@ pub(super) struct UcxEndpoint {
 pub(super) struct NixlEndpoint {
     /// Of `nixl_capi_get_local_md`.
     pub(super) metadata: Vec<u8>,
-    /// XXH3 of the metadata, which NIXL reads without looking at lengths in it.
+    /// XXH3 of the metadata: NIXL may die of some that was spoiled.
     pub(super) checksum: u64,
     /// By region: its first address there.
     pub(super) bases: Vec<u64>,
@@ -206,6 +206,31 @@ mod tests {
             let mut bad = sample();
             spoil(&mut bad);
             let error = Descriptor::decode(&bad.encode().unwrap()).unwrap_err().to_string();
+            assert!(error.ends_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_nixl_is_to_read_arrives_as_it_was_or_not_at_all() {
+        let Descriptor { regions, endpoint, .. } = sample();
+        let Endpoint::Ucx(UcxEndpoint { words, .. }) = endpoint else { unreachable!() };
+        let metadata = b"an agent".to_vec();
+        let (checksum, bases, process) = (xxh3_64(&metadata), vec![4096], None);
+        let nixl = NixlEndpoint { metadata, checksum, bases, process, words };
+        let with = |nixl| Descriptor::new(5, regions.clone(), Endpoint::Nixl(nixl));
+        let read = |descriptor: &Descriptor| Descriptor::decode(&descriptor.encode().unwrap());
+        let good = with(nixl.clone());
+        assert_eq!(read(&good).unwrap(), good);
+        let cases = [
+            (
+                NixlEndpoint { metadata: b"An agent".to_vec(), ..nixl.clone() },
+                "its metadata was changed on the way",
+            ),
+            (NixlEndpoint { bases: vec![], ..nixl.clone() }, "0 addresses, 1 regions"),
+            (NixlEndpoint { bases: vec![u64::MAX], ..nixl }, "a region leaves the address space"),
+        ];
+        for (spoiled, expected) in cases {
+            let error = read(&with(spoiled)).unwrap_err().to_string();
             assert!(error.ends_with(expected), "{error}");
         }
     }

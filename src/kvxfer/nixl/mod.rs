@@ -102,14 +102,6 @@ impl Nixl {
         Ok(Self { front, hello: hello.map_err(unavailable)?, published: Mutex::default() })
     }
 
-    /// Whether there is a library to load; loads it if nobody has.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub fn probe(dir: Option<&Path>) -> Result<(), XferError> {
-        library::load(dir).map(drop)
-    }
-
     fn map(&self, memory: Arc<Memory>) -> Result<Vec<u8>, XferError> {
         let Front { shared, commands, .. } = &self.front;
         let (reply, answer) = sync_channel(1);
@@ -187,6 +179,49 @@ impl Kind for Nixl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kvxfer::layout::Sizes;
+    use crate::kvxfer::transport::{Event, Transport};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    /// Of the client tests' Python environment.
+    fn installed() -> Option<PathBuf> {
+        let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv/lib");
+        let pythons = std::fs::read_dir(venv).into_iter().flatten().flatten();
+        let dirs = pythons.map(|p| p.path().join("site-packages/.nixl_cu13.mesonpy.libs"));
+        dirs.into_iter().find(|dir| dir.is_dir())
+    }
+
+    #[test]
+    fn an_idle_peer_that_cannot_be_watched_is_read_from_until_it_is_gone() {
+        let options = Options { dir: installed(), transports: "tcp".into(), ..Options::default() };
+        let source = match Nixl::start(&options, Limits::default(), Box::new(|_| {})) {
+            Ok(source) => source,
+            Err(error) => return eprintln!("SKIPPED, NOTHING TESTED: {error}"),
+        };
+        let sizes = Sizes {
+            blocks: 4,
+            layers: 1,
+            planes: 2,
+            heads: 0..1,
+            block_tokens: 16,
+            head_bytes: 64,
+        };
+        let layout = Layout::block_major(sizes).unwrap();
+        source.register(Memory::zeroed(1 << 16).unwrap(), layout).unwrap();
+        let mut there = Descriptor::decode(&source.descriptor().unwrap()).unwrap();
+        let Endpoint::Nixl(endpoint) = &mut there.endpoint else { unreachable!() };
+        endpoint.process = None; // as of another host
+        let (to, events) = channel();
+        let sink = Box::new(move |event| drop(to.send(event)));
+        let reader = Nixl::start(&options, Limits::default(), sink).unwrap();
+        let id = reader.connect(&there.encode().unwrap()).unwrap();
+        let quiet = events.recv_timeout(Duration::from_millis(2500));
+        assert!(quiet.is_err(), "{quiet:?} of a peer that lives");
+        drop(source);
+        let event = events.recv_timeout(Duration::from_secs(20)).expect("its loss is noticed");
+        assert!(matches!(event, Event::PeerDown { peer, .. } if peer == id), "{event:?}");
+    }
 
     #[test]
     fn settings_are_single_names() {
