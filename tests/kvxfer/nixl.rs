@@ -1,5 +1,5 @@
-//! The same promises over NIXL, in a binary of its own: NIXL brings a UCX along, and nobody has tried
-//! two of them in one process.
+//! The same promises over NIXL, in a binary of its own: NIXL brings a UCX along, and workers never
+//! have two of them in one process.
 #![allow(clippy::unwrap_used)]
 
 #[macro_use]

@@ -14,15 +14,15 @@
 //!   ends with a read of its grant's word.
 //! - Over TCP its UCX, as that of [`ucx`](super::ucx), ends the process that is read with an abort if
 //!   a reader vanishes in the middle of a read. So TCP is not among the default transports.
-//! - Its UCX is a second one beside that of [`ucx`](super::ucx), which nobody has tried in one
-//!   process: a process uses one of the two transports.
+//! - Its UCX is a second one beside that of [`ucx`](super::ucx). A worker uses one of the two
+//!   transports; only the benchmark has both in one process.
 
 mod agent;
 mod library;
 mod pull;
 mod thread;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -181,6 +181,7 @@ mod tests {
     use super::*;
     use crate::kvxfer::layout::Sizes;
     use crate::kvxfer::transport::{Event, Transport};
+    use std::path::Path;
     use std::sync::mpsc::channel;
     use std::time::Duration;
 
