@@ -4,8 +4,9 @@
 //!
 //! Blocks have 64 KiB. *scattered*: they lie in different orders on both sides, so that none can be
 //! joined; *in order*: side by side on both sides, one run. All subjects take turns in every round;
-//! the table has the medians. CPU is that of both processes. UCX is found as the transport finds it
-//! (`CUELIGHT_UCX_DIR`), or in the Python environment of the client tests.
+//! the table has the medians. CPU is that of both processes. UCX and NIXL are found as the transports
+//! find them (`CUELIGHT_UCX_DIR`, `CUELIGHT_NIXL_DIR`), or in the Python environment of the client
+//! tests.
 
 mod peer;
 mod raw;
@@ -72,12 +73,23 @@ fn main() {
 
 /// Where UCX is, if the environment does not say.
 pub(crate) fn ucx_dir() -> Option<PathBuf> {
-    if let Some(dir) = std::env::var_os("CUELIGHT_UCX_DIR") {
-        return Some(dir.into());
-    }
+    named("CUELIGHT_UCX_DIR").or_else(|| installed("libucx/lib"))
+}
+
+/// Where NIXL is, if the environment does not say.
+pub(crate) fn nixl_dir() -> Option<PathBuf> {
+    named("CUELIGHT_NIXL_DIR").or_else(|| installed(".nixl_cu13.mesonpy.libs"))
+}
+
+fn named(key: &str) -> Option<PathBuf> {
+    std::env::var_os(key).map(PathBuf::from)
+}
+
+/// A folder of the client tests' Python environment.
+fn installed(folder: &str) -> Option<PathBuf> {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv/lib");
     let pythons = std::fs::read_dir(venv).ok()?.flatten();
-    pythons.map(|p| p.path().join("site-packages/libucx/lib")).find(|dir| dir.is_dir())
+    pythons.map(|p| p.path().join("site-packages").join(folder)).find(|dir| dir.is_dir())
 }
 
 /// Multiplying by an odd number mod a power of two leaves no two neighbours together.

@@ -7,8 +7,9 @@ use std::slice::from_ref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cuelight::kvxfer::nixl::{self, Nixl};
 use cuelight::kvxfer::tcp::{Listen, Tcp};
-use cuelight::kvxfer::ucx::{Options, Ucx};
+use cuelight::kvxfer::ucx::{self, Ucx};
 use cuelight::kvxfer::{Layout, Limits, Memory, Sink, Sizes, Transport};
 
 use crate::raw;
@@ -39,18 +40,20 @@ pub(crate) fn transport(kind: &str, sink: Sink) -> Option<Box<dyn Transport>> {
         let listen = Listen { bind: "127.0.0.1:0".parse().expect("an address"), advertise: None };
         return Some(Box::new(Tcp::start(listen, Limits::default(), sink).expect("tcp")));
     }
-    let options = match kind {
-        "ucx" => Options::default(),
-        _ => Options { transports: "tcp".into(), ..Options::default() },
-    };
-    let options = Options { dir: crate::ucx_dir(), ..options };
-    match Ucx::start(&options, Limits::default(), sink) {
-        Ok(ucx) => Some(Box::new(ucx)),
-        Err(error) => {
-            eprintln!("not measured: {error}");
-            None
+    let started: Result<Box<dyn Transport>, _> = match kind {
+        "nixl" => {
+            let options = nixl::Options { dir: crate::nixl_dir(), ..nixl::Options::default() };
+            Nixl::start(&options, Limits::default(), sink).map(|nixl| Box::new(nixl) as _)
         }
-    }
+        kind => {
+            let mut options = ucx::Options { dir: crate::ucx_dir(), ..ucx::Options::default() };
+            if kind == "ucx-tcp" {
+                options.transports = "tcp".into();
+            }
+            Ucx::start(&options, Limits::default(), sink).map(|ucx| Box::new(ucx) as _)
+        }
+    };
+    started.inspect_err(|error| eprintln!("not measured: {error}")).ok()
 }
 
 /// Serves until the parent's end of the pipe closes.

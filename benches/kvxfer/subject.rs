@@ -37,8 +37,7 @@ pub(crate) fn all(blocks: u32) -> Vec<Box<dyn Subject>> {
     for raw in raw::Raw::all(blocks) {
         subjects.push(Box::new(raw));
     }
-    let ucx = [("ucx", "ucx"), ("ucx-tcp", "ucx over tcp")];
-    for (kind, name) in ucx {
+    for (kind, name) in [("ucx", "ucx"), ("ucx-tcp", "ucx over tcp"), ("nixl", "nixl")] {
         if let Some(ours) = Ours::with_peer(kind, name, blocks) {
             subjects.push(Box::new(ours));
         }

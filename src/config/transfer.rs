@@ -34,6 +34,8 @@ pub struct Transfer {
     pub limits: kvxfer::Limits,
     /// `worker.transfer.ucx`.
     pub ucx: kvxfer::ucx::Options,
+    /// `worker.transfer.nixl`.
+    pub nixl: kvxfer::nixl::Options,
 }
 
 /// How KV blocks are moved.
@@ -46,11 +48,13 @@ pub enum TransportKind {
     Ucx,
     /// By TCP.
     Tcp,
+    /// By NIXL.
+    Nixl,
 }
 
 impl TransportKind {
-    pub(super) const NAMES: &[&str] = &["auto", "ucx", "tcp"];
-    const ALL: [Self; 3] = [Self::Auto, Self::Ucx, Self::Tcp];
+    pub(super) const NAMES: &[&str] = &["auto", "ucx", "tcp", "nixl"];
+    const ALL: [Self; 4] = [Self::Auto, Self::Ucx, Self::Tcp, Self::Nixl];
 
     fn named(name: &str) -> Option<Self> {
         let index = Self::NAMES.iter().position(|known| *known == name)?;
@@ -95,7 +99,14 @@ pub(super) fn transfer(values: &mut Values) -> Transfer {
     }
     let listen = listen.unwrap_or_else(|| SocketAddr::new(host, 0));
     let advertise = advertise(values, listen.ip());
-    let local = host.is_loopback();
+    let devices = if host.is_loopback() { "lo" } else { "all" };
+    for key in ["worker.transfer.nixl.transports", "worker.transfer.nixl.devices"] {
+        if values.text(key).is_some_and(|names| names.contains([',', '='])) {
+            let rule = "must be one name: NIXL takes no lists (UCX_TLS and UCX_NET_DEVICES in the \
+                 environment may be lists)";
+            values.complain(key, rule);
+        }
+    }
     Transfer {
         transport: transport.and_then(|name| TransportKind::named(&name)).unwrap_or_default(),
         listen,
@@ -122,8 +133,15 @@ pub(super) fn transfer(values: &mut Values) -> Transfer {
             transports: values.text("worker.transfer.ucx.transports").unwrap_or_default(),
             devices: values
                 .text("worker.transfer.ucx.devices")
-                .unwrap_or_else(|| if local { "lo" } else { "all" }.to_owned()),
+                .unwrap_or_else(|| devices.to_owned()),
             ..kvxfer::ucx::Options::default()
+        },
+        nixl: kvxfer::nixl::Options {
+            dir: values.text("worker.transfer.nixl.dir").map(PathBuf::from),
+            transports: values.text("worker.transfer.nixl.transports").unwrap_or_default(),
+            devices: values
+                .text("worker.transfer.nixl.devices")
+                .unwrap_or_else(|| devices.to_owned()),
         },
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use bincode::{Decode, Encode};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::XferError;
 use super::process::Process;
@@ -33,6 +34,8 @@ pub(super) enum Endpoint {
     Tcp { address: SocketAddr, token: u128 },
     /// A UCP worker.
     Ucx(UcxEndpoint),
+    /// A NIXL agent.
+    Nixl(NixlEndpoint),
 }
 
 /// What UCP needs to reach a worker and its memory.
@@ -44,6 +47,21 @@ pub(super) struct UcxEndpoint {
     pub(super) keys: Vec<(u64, Vec<u8>)>,
     /// For peers on the same host to watch.
     pub(super) process: Option<Process>,
+    pub(super) words: WordTable,
+}
+
+/// What NIXL needs to reach an agent and its memory.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct NixlEndpoint {
+    /// Of `nixl_capi_get_local_md`.
+    pub(super) metadata: Vec<u8>,
+    /// XXH3 of the metadata: NIXL may die of some that was spoiled.
+    pub(super) checksum: u64,
+    /// By region: its first address there.
+    pub(super) bases: Vec<u64>,
+    /// For peers on the same host to watch.
+    pub(super) process: Option<Process>,
+    /// Its key is empty: the metadata has it.
     pub(super) words: WordTable,
 }
 
@@ -101,19 +119,40 @@ impl Descriptor {
                 return bad(format!("region {place} is smaller than its layout"));
             }
         }
-        if let Endpoint::Ucx(ucx) = &self.endpoint {
-            if ucx.keys.len() != self.regions.len() {
-                return bad(format!("{} keys, {} regions", ucx.keys.len(), self.regions.len()));
+        match &self.endpoint {
+            Endpoint::Ucx(UcxEndpoint { keys, words, .. }) => {
+                let bases = keys.iter().map(|(base, _)| *base);
+                self.check_addresses("keys", keys.len(), bases, words)
             }
-            let leaves = |address: u64, bytes| address == 0 || address.checked_add(bytes).is_none();
-            let mut regions = ucx.keys.iter().zip(&self.regions);
-            if regions.any(|((address, _), info)| leaves(*address, info.bytes)) {
-                return bad("a region leaves the address space".into());
+            Endpoint::Nixl(NixlEndpoint { metadata, checksum, bases, words, .. }) => {
+                if xxh3_64(metadata) != *checksum {
+                    return bad("its metadata was changed on the way".into());
+                }
+                self.check_addresses("addresses", bases.len(), bases.iter().copied(), words)
             }
-            let WordTable { address, count, .. } = ucx.words;
-            if leaves(address, u64::from(count) * WORD_BYTES) {
-                return bad(format!("its {count} words leave the address space"));
-            }
+            Endpoint::Local | Endpoint::Tcp { .. } => Ok(()),
+        }
+    }
+
+    /// Whether memory that peers read by themselves can lie where it is said to.
+    fn check_addresses(
+        &self,
+        what: &str,
+        count: usize,
+        bases: impl Iterator<Item = u64>,
+        words: &WordTable,
+    ) -> Result<(), XferError> {
+        let bad = |why: String| Err(XferError::BadDescriptor { why });
+        if count != self.regions.len() {
+            return bad(format!("{count} {what}, {} regions", self.regions.len()));
+        }
+        let leaves = |address: u64, bytes| address == 0 || address.checked_add(bytes).is_none();
+        if bases.zip(&self.regions).any(|(base, info)| leaves(base, info.bytes)) {
+            return bad("a region leaves the address space".into());
+        }
+        let (address, count) = (words.address, words.count);
+        if leaves(address, u64::from(count) * WORD_BYTES) {
+            return bad(format!("its {count} words leave the address space"));
         }
         Ok(())
     }
@@ -167,6 +206,31 @@ mod tests {
             let mut bad = sample();
             spoil(&mut bad);
             let error = Descriptor::decode(&bad.encode().unwrap()).unwrap_err().to_string();
+            assert!(error.ends_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_nixl_is_to_read_arrives_as_it_was_or_not_at_all() {
+        let Descriptor { regions, endpoint, .. } = sample();
+        let Endpoint::Ucx(UcxEndpoint { words, .. }) = endpoint else { unreachable!() };
+        let metadata = b"an agent".to_vec();
+        let (checksum, bases, process) = (xxh3_64(&metadata), vec![4096], None);
+        let nixl = NixlEndpoint { metadata, checksum, bases, process, words };
+        let with = |nixl| Descriptor::new(5, regions.clone(), Endpoint::Nixl(nixl));
+        let read = |descriptor: &Descriptor| Descriptor::decode(&descriptor.encode().unwrap());
+        let good = with(nixl.clone());
+        assert_eq!(read(&good).unwrap(), good);
+        let cases = [
+            (
+                NixlEndpoint { metadata: b"An agent".to_vec(), ..nixl.clone() },
+                "its metadata was changed on the way",
+            ),
+            (NixlEndpoint { bases: vec![], ..nixl.clone() }, "0 addresses, 1 regions"),
+            (NixlEndpoint { bases: vec![u64::MAX], ..nixl }, "a region leaves the address space"),
+        ];
+        for (spoiled, expected) in cases {
+            let error = read(&with(spoiled)).unwrap_err().to_string();
             assert!(error.ends_with(expected), "{error}");
         }
     }

@@ -11,7 +11,8 @@
 //! front          its side that callers see, for all of these:
 //! ├─ local       ranks of one process: a thread that copies
 //! ├─ tcp         any two hosts: sockets read and written straight from and to the pools
-//! └─ ucx         shared memory, RDMA, NVLink: one-sided gets through libucp, loaded at run time
+//! ├─ ucx         shared memory, RDMA, NVLink: one-sided gets through libucp, loaded at run time
+//! └─ nixl        host memory, by one-sided reads through NIXL, loaded at run time
 //! ```
 //!
 //! The side that needs blocks *pulls* them: it owns what is written and knows when its own requests
@@ -33,6 +34,7 @@ mod grants;
 pub mod layout;
 pub mod ledger;
 pub mod local;
+pub mod nixl;
 mod offer;
 pub mod plan;
 pub mod process;

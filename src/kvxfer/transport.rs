@@ -107,7 +107,7 @@ pub type Sink = Box<dyn Fn(Event) + Send>;
 /// Calls return at once. Each has a thread of its own that sleeps when there is nothing to do.
 /// Dropping it ends the thread; pulls in flight then end without an event.
 pub trait Transport: Send + Sync {
-    /// `local`, `tcp` or `ucx`.
+    /// `local`, `tcp`, `ucx` or `nixl`.
     fn name(&self) -> &'static str;
 
     /// Makes a pool known, to pull into and for peers to be granted parts of.
@@ -139,8 +139,8 @@ pub trait Transport: Send + Sync {
     /// Ends the connection: its pulls fail, no [`Event::PeerDown`] follows.
     fn disconnect(&self, peer: PeerId);
 
-    /// Lets whoever knows the name that this returns read ranges of a pool. On ucx peers keep to the
-    /// ranges by themselves.
+    /// Lets whoever knows the name that this returns read ranges of a pool. On ucx and nixl peers keep
+    /// to the ranges by themselves.
     ///
     /// # Errors
     /// [`XferError::UnknownRegion`], [`XferError::BadRange`], [`XferError::Limit`],
@@ -194,7 +194,7 @@ pub struct Limits {
     pub grants: usize,
     /// Bytes that one pull moves before another has its turn. Default 1 MiB.
     pub chunk_bytes: u32,
-    /// Bytes that may be posted to a peer ahead of completion (ucx). Default 16 MiB.
+    /// Bytes that may be posted to a peer ahead of completion (ucx, nixl). Default 16 MiB.
     pub window_bytes: u64,
     /// A peer that owes bytes and sends none for so long is lost. Default 5 s.
     pub stall: Duration,

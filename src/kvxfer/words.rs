@@ -14,6 +14,9 @@ use super::transport::GrantId;
 
 /// Bytes of a word.
 pub(super) const WORD_BYTES: u64 = 16;
+/// How a pull ends whose word is not its grant's name.
+pub(super) const REFUSED: XferError =
+    XferError::Refused { why: "the grant is unknown, or was withdrawn" };
 
 /// The words of one transport. The low 32 bits of a grant's name say which one is its own.
 #[derive(Debug)]
@@ -74,9 +77,73 @@ pub(super) fn word_of(grant: GrantId, count: u32) -> Option<u64> {
     (grant.0 != 0 && slot(grant) < count).then(|| place(slot(grant)))
 }
 
+/// Where the words of peers' grants arrive: one place for each pull in flight.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    memory: Arc<Memory>,
+    free: Vec<u64>,
+    /// Bytes of places that were ever used.
+    used: u64,
+}
+
+impl Arrivals {
+    /// With places for as many pulls as there may be at a time.
+    pub(super) fn new(pulls: usize) -> Result<Self, String> {
+        let memory = Memory::zeroed(pulls.max(1).saturating_mul(WORD_BYTES as usize))
+            .map_err(|error| format!("memory for {pulls} pulls: {error}"))?;
+        Ok(Self { memory, free: Vec::new(), used: 0 })
+    }
+
+    /// For the transport to register.
+    pub(super) fn memory(&self) -> &Arc<Memory> {
+        &self.memory
+    }
+
+    /// A place for a pull that was admitted, for as long as it may still be written to.
+    pub(super) fn take(&mut self) -> u64 {
+        self.free.pop().unwrap_or_else(|| {
+            self.used += WORD_BYTES;
+            self.used - WORD_BYTES
+        })
+    }
+
+    pub(super) fn give_back(&mut self, place: u64) {
+        self.free.push(place);
+    }
+
+    /// Forgets what has arrived at a place.
+    pub(super) fn clear(&self, place: u64) {
+        self.memory.write(place, &[0; WORD_BYTES as usize]);
+    }
+
+    /// Whether the grant's name has arrived there.
+    pub(super) fn tell(&self, place: u64, grant: GrantId) -> bool {
+        let mut found = [0; WORD_BYTES as usize];
+        self.memory.read(place, &mut found);
+        u128::from_le_bytes(found) == grant.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_serves_one_pull_after_the_other_and_tells_only_of_whole_names() {
+        let mut arrivals = Arrivals::new(2).unwrap();
+        let (first, second) = (arrivals.take(), arrivals.take());
+        assert_ne!(first, second);
+        let grant = GrantId(1 << 120 | 7);
+        assert!(!arrivals.tell(first, grant));
+        arrivals.memory().write(first, &grant.0.to_le_bytes());
+        assert!(arrivals.tell(first, grant) && !arrivals.tell(second, grant));
+        arrivals.give_back(first);
+        assert_eq!(arrivals.take(), first);
+        arrivals.clear(first);
+        assert!(!arrivals.tell(first, grant));
+        arrivals.memory().write(first, &grant.0.to_le_bytes()[..12]);
+        assert!(!arrivals.tell(first, grant));
+    }
 
     #[test]
     fn a_word_holds_the_name_until_the_grant_is_closed_and_serves_another_one_then() {

@@ -7,12 +7,16 @@ import pytest
 from cuelight_server import REPOSITORY, eventually
 
 UCX = next(iter(REPOSITORY.glob("target/test-venv/lib/python3*/site-packages/libucx/lib/libucp.so.0")), None)
+NIXL = next(iter(REPOSITORY.glob("target/test-venv/lib/python3*/site-packages/.nixl_cu13.mesonpy.libs/libnixl_capi.so")), None)
 TRANSPORTS = ["tcp", pytest.param("ucx", marks=pytest.mark.skipif(UCX is None, reason="PyPI's libucx-cu13 is not here"))]
 
+WITH_NIXL = [*TRANSPORTS, pytest.param("nixl", marks=pytest.mark.skipif(NIXL is None, reason="PyPI's nixl-cu13 is not here"))]
 
-def ucx_env(transport):
+
+def library_env(transport):
     """What a node must be told for this transport."""
-    return {"CUELIGHT_UCX_DIR": str(UCX.parent)} if transport == "ucx" else {}
+    return {"ucx": {"CUELIGHT_UCX_DIR": UCX and str(UCX.parent)},
+            "nixl": {"CUELIGHT_NIXL_DIR": NIXL and str(NIXL.parent)}}.get(transport, {})
 
 
 def own_actors(node):
@@ -40,7 +44,7 @@ class Split:
                                          "frontend__disaggregation__min_uncached_tokens": 64, **(front or {})})
         sets = {"worker__transfer__transport": transport, "worker__transfer__checksums": "true",
                 "supervision__restarts": 100, "cluster__failure_detection_ms": 600, **(worker or {})}
-        env = ucx_env(transport)
+        env = library_env(transport)
 
         def make(role, nth):
             return cluster.worker(f"{role}{nth}", env=env, worker__role=role, **{**sets, **(roles or {}).get(role, {})})

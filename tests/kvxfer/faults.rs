@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::moves::Rng;
 use super::peer::{BLOCK_BYTES, POISON, Peer};
-use super::puller::{MARK, PATIENCE, Puller, blocks};
+use super::puller::{MARK, PATIENCE, Puller, blocks, is_one_sided};
 
 /// Large enough to be interrupted: 64 MiB.
 const BLOCKS: u32 = 1024;
@@ -83,6 +83,25 @@ pub(crate) fn a_killed_peer_is_told_once_and_its_pulls_are_quiet(kind: &str) {
     }
     assert!(hits > 0, "no kill came in the middle of a transfer");
     assert_eq!(puller.transport.counters().unquiet, 0);
+}
+
+pub(crate) fn a_source_outlives_those_who_die_while_they_read(kind: &str) {
+    let Some(mut puller) = Puller::start(kind, 4) else { return };
+    let mut source = Peer::spawn(kind, BLOCKS);
+    puller.grant = source.grant();
+    let id = puller.transport.connect(&source.descriptor).unwrap();
+    for round in 0..8 {
+        let mut reader = Peer::spawn(kind, BLOCKS);
+        reader.pull_from(&mut source);
+        if round % 2 == 0 {
+            reader.signal(Signal::STOP); // it takes nothing any more, for a while
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        reader.kill();
+        let transfer = puller.pull(id, blocks(0, 4));
+        assert_eq!(puller.event(), Event::Done { transfer, bytes: 4 * BLOCK_BYTES });
+        puller.check(&blocks(0, 4));
+    }
 }
 
 pub(crate) fn an_idle_peer_that_dies_is_noticed(kind: &str) {
@@ -179,7 +198,7 @@ pub(crate) fn what_changes_after_a_withdrawal_never_arrives_as_done(kind: &str) 
             other => panic!("{other:?}"),
         }
         // Where the source serves every read, nothing of it has left.
-        assert!(kind.starts_with("ucx") || !puller.has(POISON), "poison arrived");
+        assert!(is_one_sided(kind) || !puller.has(POISON), "poison arrived");
     }
     println!("{refused} refused, {done} done");
     assert!(refused > 0 && done > 0, "{refused} refused, {done} done");

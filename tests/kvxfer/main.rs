@@ -2,6 +2,9 @@
 //! gives up or lies. This binary starts itself again as the peer.
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
+mod promises;
+
 mod faults;
 mod garbage;
 mod late;
@@ -11,43 +14,41 @@ mod peer;
 mod puller;
 mod quarantine;
 
-/// Runs the named promises over each transport that works between processes.
-macro_rules! over_transports {
-    ($module:ident: $($promise:ident),+ $(,)?) => {
-        mod tcp {
-            $(#[test] fn $promise() { super::$module::$promise("tcp"); })+
-        }
-        mod ucx {
-            $(#[test] fn $promise() { super::$module::$promise("ucx"); })+
-        }
-        /// UCX without shared memory: what it does between hosts.
-        mod ucx_tcp {
-            $(#[test] fn $promise() { super::$module::$promise("ucx-tcp"); })+
-        }
+// `ucx_tcp` is UCX without shared memory: what it does between hosts.
+over_transports! { tcp: "tcp", ucx: "ucx", ucx_tcp: "ucx-tcp" }
+over_transports_that_stand_readers! { tcp: "tcp", ucx: "ucx" }
+
+/// UCX is one for a process, so this one starts itself again with another.
+#[test]
+fn the_ucx_inside_nixl_moves_blocks_too() {
+    let Some(dir) = puller::installed("nixl_cu13.libs") else {
+        eprintln!("SKIPPED, NOTHING TESTED: PyPI's nixl-cu13 is not here");
+        return;
     };
+    let version = ["the_version_of_ucx_can_be_told", "--exact", "--nocapture"];
+    let again = |arguments: &[&str]| {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(arguments).env("CUELIGHT_UCX_DIR", &dir).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    };
+    let told = again(&version);
+    let is_another = told.contains("UCX 1.") && !told.contains("UCX 1.22");
+    assert!(is_another, "that is libucx-cu13, or none: {told}");
+    for module in ["ucx::", "ucx_tcp::any_plan"] {
+        let told = again(&[module, "--test-threads=2"]);
+        assert!(told.contains("ok") && !told.contains(" 0 passed"), "{told}");
+    }
 }
 
-mod moving {
-    over_transports! { moves:
-        any_plan_arrives_whole_and_touches_nothing_else,
-        pulls_of_many_sizes_run_side_by_side,
-        what_was_not_granted_or_does_not_exist_is_refused,
-        only_a_grant_that_holds_may_be_named,
-        a_thread_with_nothing_to_do_uses_no_time,
+#[test]
+fn the_version_of_ucx_can_be_told() {
+    let dir = puller::installed("libucx/lib");
+    match cuelight::kvxfer::ucx::Ucx::version(dir.as_deref()) {
+        Ok(version) => println!("UCX {version}"),
+        Err(error) => eprintln!("SKIPPED, NOTHING TESTED: {error}"),
     }
-    use super::moves;
-}
-
-mod failing {
-    over_transports! { faults:
-        an_aborted_pull_is_quiet_when_it_says_so,
-        an_idle_peer_that_dies_is_noticed,
-        a_killed_peer_is_told_once_and_its_pulls_are_quiet,
-        a_frozen_peer_ends_in_a_deadline_and_writes_nothing_later,
-        what_changes_after_a_withdrawal_never_arrives_as_done,
-        nothing_is_done_after_the_end_of_the_transport_that_is_read,
-    }
-    use super::faults;
 }
 
 /// The other process: does nothing unless it was started as one.

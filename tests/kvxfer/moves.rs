@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cuelight::kvxfer::{Event, GrantId, Reach, Run, TransferId, XferError};
 
 use super::peer::{BLOCK_BYTES, Peer};
-use super::puller::{PATIENCE, Puller, blocks};
+use super::puller::{PATIENCE, Puller, blocks, is_one_sided};
 
 /// SplitMix64.
 pub(crate) struct Rng(pub(crate) u64);
@@ -89,7 +89,7 @@ pub(crate) fn what_was_not_granted_or_does_not_exist_is_refused(kind: &str) {
     let mut peer = Peer::spawn(kind, 8);
     puller.grant = peer.grant_first(4);
     let id = puller.transport.connect(&peer.descriptor).unwrap();
-    if !kind.starts_with("ucx") {
+    if !is_one_sided(kind) {
         let transfer = puller.pull(id, blocks(3, 2)); // block 4 is not granted
         let Event::Failed { why: XferError::Refused { .. }, .. } = puller.event() else {
             panic!("not refused")

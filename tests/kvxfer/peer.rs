@@ -6,7 +6,11 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use cuelight::ids::BlockId;
-use cuelight::kvxfer::{GrantId, Layout, Memory, RegionId, Sizes, Transport};
+use cuelight::kvxfer::{
+    GrantId, Layout, Memory, Pull, RegionId, Run, Sizes, TransferId, Transport,
+};
+
+use super::puller::PATIENCE;
 
 /// Environment: the transport of a peer process.
 pub(crate) const KIND: &str = "CUELIGHT_KVXFER_PEER";
@@ -54,8 +58,7 @@ pub(crate) fn serve(kind: &str) {
     let (memory, layout) = (pool(blocks), layout(blocks));
     let region = transport.register(memory.clone(), layout.clone()).unwrap();
     let descriptor = transport.descriptor().unwrap();
-    let hex: String = descriptor.iter().map(|byte| format!("{byte:02x}")).collect();
-    say(&hex);
+    say(&hex_of(&descriptor));
     let mut transport = Some(transport);
     for line in std::io::stdin().lines() {
         let line = line.unwrap();
@@ -78,6 +81,7 @@ pub(crate) fn serve(kind: &str) {
                 poison(&memory);
             }
             "fill" => fill(&memory),
+            "pull" => pull_much(running(), region, argument),
             "counters" => {
                 let c = running().counters();
                 say(&format!("{} {} {}", c.bytes_served, c.refused, c.rejected));
@@ -87,6 +91,31 @@ pub(crate) fn serve(kind: &str) {
         }
         say("ok");
     }
+}
+
+/// Reads all of another one's blocks again and again; returns when that is under way.
+fn pull_much(transport: &dyn Transport, local: RegionId, what: &str) {
+    let (grant, descriptor) = what.split_once(' ').unwrap();
+    let peer = transport.connect(&bytes_of(descriptor)).unwrap();
+    let whole = Run { remote: 0, local: 0, bytes: transport.peer_regions(peer).unwrap()[0].bytes };
+    for transfer in 0..16 {
+        let (transfer, grant) = (TransferId(transfer), GrantId(grant.parse().unwrap()));
+        let (remote, runs, timeout) = (RegionId(0), vec![whole], PATIENCE);
+        let pull = Pull { transfer, grant, peer, remote, local, runs, timeout, checksum: false };
+        transport.pull(pull).unwrap();
+    }
+    while transport.counters().bytes_pulled < BLOCK_BYTES {
+        std::thread::yield_now();
+    }
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    (0..hex.len()).step_by(2).map(byte).collect()
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Grants the first blocks, the last of them later.
@@ -138,9 +167,7 @@ impl Peer {
         let stdin = child.stdin.take();
         let lines = BufReader::new(child.stdout.take().unwrap());
         let mut peer = Self { child, stdin, lines, descriptor: Vec::new() };
-        let hex = peer.answer();
-        let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
-        peer.descriptor = (0..hex.len()).step_by(2).map(byte).collect();
+        peer.descriptor = bytes_of(&peer.answer());
         peer
     }
 
@@ -157,6 +184,12 @@ impl Peer {
     /// Takes a grant back. The peer writes to its whole pool right after.
     pub(crate) fn withdraw(&mut self, grant: GrantId) {
         self.ask(&format!("withdraw {}", grant.0));
+    }
+
+    /// Lets it read much from another peer.
+    pub(crate) fn pull_from(&mut self, source: &mut Self) {
+        let grant = source.grant();
+        self.ask(&format!("pull {} {}", grant.0, hex_of(&source.descriptor)));
     }
 
     /// Sends a line and gives the answer.

@@ -1,13 +1,14 @@
 //! The process that pulls: a pool full of a mark, and the events of its transport.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use cuelight::ids::BlockId;
+use cuelight::kvxfer::nixl::{self, Nixl};
 use cuelight::kvxfer::tcp::{Listen, Tcp};
-use cuelight::kvxfer::ucx::{Options, Ucx};
+use cuelight::kvxfer::ucx::{self, Ucx};
 use cuelight::kvxfer::{
     Counters, Event, GrantId, Limits, Memory, PeerId, Pull, RegionId, Run, Sink, TransferId,
     Transport, XferError,
@@ -28,23 +29,44 @@ pub(crate) fn start(kind: &str, sink: Sink) -> Option<Box<dyn Transport>> {
             let listen = Listen { bind: "127.0.0.1:0".parse().unwrap(), advertise: None };
             Some(Box::new(Tcp::start(listen, limits, sink).unwrap()))
         }
-        "ucx" => start_ucx(Options::default(), limits, sink),
-        "ucx-tcp" => {
-            start_ucx(Options { transports: "tcp".into(), ..Options::default() }, limits, sink)
-        }
+        "ucx" => start_ucx(&ucx::Options::default().transports, limits, sink),
+        "ucx-tcp" => start_ucx("tcp", limits, sink),
+        "nixl" => start_nixl(&nixl::Options::default().transports, limits, sink),
+        "nixl-tcp" => start_nixl("tcp", limits, sink),
         other => panic!("no transport {other}"),
     }
 }
 
-/// With the library of `CUELIGHT_UCX_DIR`, of the client tests' Python environment, or the system's.
-fn start_ucx(options: Options, limits: Limits, sink: Sink) -> Option<Box<dyn Transport>> {
+/// Whether peers read memory by themselves: poison may arrive then, and is refused afterwards.
+pub(crate) fn is_one_sided(kind: &str) -> bool {
+    kind != "tcp"
+}
+
+/// A folder of the client tests' Python environment.
+pub(crate) fn installed(folder: &str) -> Option<PathBuf> {
     let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-venv/lib");
     let pythons = std::fs::read_dir(venv).into_iter().flatten().flatten();
-    let dir = pythons
-        .map(|python| python.path().join("site-packages/libucx/lib"))
-        .find(|dir| dir.is_dir());
-    match Ucx::start(&Options { dir, ..options }, limits, sink) {
-        Ok(ucx) => Some(Box::new(ucx)),
+    let folders = pythons.map(|python| python.path().join("site-packages").join(folder));
+    folders.into_iter().find(|folder| folder.is_dir())
+}
+
+/// With the library of `CUELIGHT_UCX_DIR`, of the client tests' Python environment, or the system's.
+fn start_ucx(transports: &str, limits: Limits, sink: Sink) -> Option<Box<dyn Transport>> {
+    let (dir, transports) = (installed("libucx/lib"), transports.to_owned());
+    let options = ucx::Options { dir, transports, ..ucx::Options::default() };
+    here(Ucx::start(&options, limits, sink))
+}
+
+/// The same with `CUELIGHT_NIXL_DIR`.
+fn start_nixl(transports: &str, limits: Limits, sink: Sink) -> Option<Box<dyn Transport>> {
+    let (dir, transports) = (installed(".nixl_cu13.mesonpy.libs"), transports.to_owned());
+    let options = nixl::Options { dir, transports, ..nixl::Options::default() };
+    here(Nixl::start(&options, limits, sink))
+}
+
+fn here<T: Transport + 'static>(started: Result<T, XferError>) -> Option<Box<dyn Transport>> {
+    match started {
+        Ok(transport) => Some(Box::new(transport)),
         Err(error) => {
             assert!(matches!(error, XferError::Unavailable { .. }), "{error}");
             eprintln!("{error}");

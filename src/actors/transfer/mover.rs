@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::config::{Transfer, TransportKind};
 use crate::engine::KvPool;
 use crate::ids::{BlockId, LegId};
+use crate::kvxfer::nixl::Nixl;
 use crate::kvxfer::tcp::{Listen, Tcp};
 use crate::kvxfer::ucx::Ucx;
 use crate::kvxfer::{
@@ -206,6 +207,9 @@ fn flying(all: &Flying) -> MutexGuard<'_, HashMap<TransferId, LegId>> {
 fn transport(config: &Transfer, sink: impl Fn() -> Sink) -> Result<Box<dyn Transport>, XferError> {
     let (listen, limits) =
         (Listen { bind: config.listen, advertise: config.advertise }, config.limits.clone());
+    if config.transport == TransportKind::Nixl {
+        return Ok(Box::new(Nixl::start(&config.nixl, limits, sink())?));
+    }
     let by_ucx = match config.transport {
         TransportKind::Auto => config.ucx.beats_sockets(),
         kind => kind == TransportKind::Ucx,

@@ -60,8 +60,8 @@ pub(super) const WORKER: &[Key] = &[
         "worker.transfer.transport",
         Kind::Choice(TransportKind::NAMES),
         Is("auto"),
-        "how KV blocks come from ranks that prefill: by UCX, by TCP, or (`auto`) by UCX on one host and \
-         with RDMA, if its library is found, and else by TCP; all workers of a model need the same",
+        "how KV blocks come from ranks that prefill: by UCX, TCP or NIXL, or (`auto`) by UCX on one host \
+         and with RDMA, if its library is found, and else by TCP; all workers of a model need the same",
     ),
     Key::new(
         "worker.transfer.listen",
@@ -159,7 +159,7 @@ pub(super) const WORKER: &[Key] = &[
         "worker.transfer.window_bytes",
         whole(4096, 1024 * MIB),
         Is("16777216"),
-        "bytes that `ucx` asks a peer for ahead of those that have come",
+        "bytes that `ucx` and `nixl` ask a peer for ahead of those that have come",
     ),
     Key::new(
         "worker.transfer.stall_s",
@@ -194,5 +194,24 @@ pub(super) const WORKER: &[Key] = &[
         Kind::Text,
         Words("`lo` if `cluster.listen` is a loopback address, else `all`"),
         "UCX_NET_DEVICES: network devices that it may use, or `all`",
+    ),
+    Key::new(
+        "worker.transfer.nixl.dir",
+        Kind::Path,
+        Words("where the system's loader finds it"),
+        "directory of `libnixl_capi.so`",
+    ),
+    Key::new(
+        "worker.transfer.nixl.transports",
+        Kind::Text,
+        Is("^tcp"),
+        "UCX_TLS of NIXL's own UCX, one name: all but TCP, which ends the process that is read if a \
+         reader vanishes",
+    ),
+    Key::new(
+        "worker.transfer.nixl.devices",
+        Kind::Text,
+        Words("`lo` if `cluster.listen` is a loopback address, else `all`"),
+        "UCX_NET_DEVICES of NIXL's own UCX, one name",
     ),
 ];

@@ -163,6 +163,16 @@ fn surroundings(key: &str) -> Vec<String> {
 }
 
 #[test]
+fn nixl_is_given_names_and_no_lists() {
+    let sets = ["worker.transfer.nixl.transports=rc,tcp", "worker.transfer.nixl.devices=lo"];
+    let text = errors("", &sets, Profile::Serve);
+    expect![[r#"
+        node.yaml: 1 problem
+          --set: worker.transfer.nixl.transports = rc,tcp: must be one name: NIXL takes no lists (UCX_TLS and UCX_NET_DEVICES in the environment may be lists)"#]]
+    .assert_eq(&text);
+}
+
+#[test]
 fn a_table_of_step_times_is_read_and_takes_the_place_of_the_formula() {
     let sets = ["worker.sim.step_us=0", "worker.sim.table=configs/none.json"];
     let text = errors("", &sets, Profile::Serve);

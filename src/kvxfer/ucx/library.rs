@@ -11,6 +11,8 @@ pub(super) use ffi::{
     flags, with_config,
 };
 
+pub(in crate::kvxfer) use ffi::quiet;
+
 use crate::kvxfer::error::XferError;
 
 /// Names a folder with the four libraries.

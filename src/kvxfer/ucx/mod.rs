@@ -31,6 +31,7 @@ use super::region::{Memory, MemoryKind};
 use super::shared::Shared;
 use super::transport::{Limits, RegionId, Sink};
 use super::words::Words;
+pub(super) use library::quiet;
 use thread::{Driver, Hello};
 
 /// The name in messages.

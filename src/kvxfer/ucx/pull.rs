@@ -11,12 +11,10 @@ use crate::kvxfer::plan::{Cursor, Run};
 use crate::kvxfer::process::Watch;
 use crate::kvxfer::shared::{Job, Shared, count};
 use crate::kvxfer::transport::{PeerId, Pull, Sink};
-use crate::kvxfer::words::{WORD_BYTES, word_of};
+use crate::kvxfer::words::{Arrivals, REFUSED, WORD_BYTES, word_of};
 
 /// Gets posted in one go.
 const PIECES: usize = 64;
-/// The answer of a grant's word.
-const REFUSED: XferError = XferError::Refused { why: "the grant is unknown, or was withdrawn" };
 
 /// A peer that is connected.
 pub(super) struct Peer {
@@ -33,31 +31,11 @@ pub(super) struct Peer {
     pub(super) moved: Instant,
 }
 
-/// Where the words of peers' grants arrive: one place for each pull in flight.
+/// Where the words of peers' grants arrive.
 pub(super) struct Scratch {
-    mapped: Rc<Mapped>,
-    free: Vec<u64>,
-    /// Bytes of places that were ever used.
-    used: u64,
-}
-
-impl Scratch {
-    /// In memory for as many as there may be.
-    pub(super) fn new(mapped: Rc<Mapped>) -> Self {
-        Self { mapped, free: Vec::new(), used: 0 }
-    }
-
-    /// A place for a pull that was admitted, for as long as it may still be written to.
-    pub(super) fn take(&mut self) -> u64 {
-        self.free.pop().unwrap_or_else(|| {
-            self.used += WORD_BYTES;
-            self.used - WORD_BYTES
-        })
-    }
-
-    pub(super) fn give_back(&mut self, place: u64) {
-        self.free.push(place);
-    }
+    pub(super) arrivals: Arrivals,
+    /// Its memory.
+    pub(super) mapped: Rc<Mapped>,
 }
 
 /// What a pull writes to.
@@ -277,7 +255,7 @@ impl Active {
         word: u64,
     ) -> Result<(), String> {
         let (base, _, key) = &peer.words;
-        scratch.mapped.memory().write(self.word, &[0; WORD_BYTES as usize]);
+        scratch.arrivals.clear(self.word);
         let here = (&scratch.mapped, self.word);
         let request = peer.endpoint.get(here, (key, base + word), WORD_BYTES)?;
         self.posted.push_back((request, 0));
@@ -289,9 +267,7 @@ impl Active {
     /// The word has arrived: only if it is the grant's name, the bytes are what was granted.
     fn conclude(&mut self, shared: &Shared, sink: &Sink, scratch: &Scratch) -> Look {
         let Pull { transfer, grant, .. } = self.job.pull;
-        let mut found = [0; WORD_BYTES as usize];
-        scratch.mapped.memory().read(self.word, &mut found);
-        if u128::from_le_bytes(found) != grant.0 {
+        if !scratch.arrivals.tell(self.word, grant) {
             self.fail(shared, sink, REFUSED);
             return Look::Moved;
         }

@@ -17,10 +17,9 @@ use crate::kvxfer::commands::Commands;
 use crate::kvxfer::descriptor::{UcxEndpoint, WordTable};
 use crate::kvxfer::error::XferError;
 use crate::kvxfer::process::Watch;
-use crate::kvxfer::region::Memory;
 use crate::kvxfer::shared::Shared;
 use crate::kvxfer::transport::{PeerId, Sink};
-use crate::kvxfer::words::WORD_BYTES;
+use crate::kvxfer::words::{Arrivals, WORD_BYTES};
 
 /// How long it looks for more before it sleeps: waking up costs more than this.
 const SPIN: Duration = Duration::from_micros(30);
@@ -84,10 +83,9 @@ impl Driver {
             count: (memory.bytes() / WORD_BYTES) as u32, // it was made for so many
             key: words.pack()?,
         };
-        let scratch =
-            Memory::zeroed(shared.limits.pulls.max(1).saturating_mul(WORD_BYTES as usize))
-                .map_err(|error| format!("memory for {} pulls: {error}", shared.limits.pulls))?;
-        let scratch = Scratch::new(Mapped::new(&context, scratch)?);
+        let arrivals = Arrivals::new(shared.limits.pulls)?;
+        let mapped = Mapped::new(&context, arrivals.memory().clone())?;
+        let scratch = Scratch { arrivals, mapped };
         let hello = Hello { address: worker.address()?, cuda: context.has_cuda(), words: table };
         let driver = Self {
             shared,
@@ -148,7 +146,7 @@ impl Driver {
             }
             Command::Disconnect(peer) => self.lose(sink, peer, XferError::Aborted),
             Command::Pull(job) => {
-                let word = self.scratch.take();
+                let word = self.scratch.arrivals.take();
                 self.active.push_back(Active::new(job, word));
             }
             Command::Abort(transfer) => {
@@ -226,7 +224,7 @@ impl Driver {
             moved |= !matches!(look, Look::Same);
             match look {
                 Look::Same | Look::Moved => self.active.push_back(active),
-                Look::Over => self.scratch.give_back(active.word),
+                Look::Over => self.scratch.arrivals.give_back(active.word),
                 Look::Lost(why) => {
                     self.active.push_back(active);
                     self.lose(sink, id, why);

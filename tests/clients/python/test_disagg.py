@@ -9,7 +9,7 @@ import pytest
 from cuelight_answers import ask, busy, slow_down
 from cuelight_recall import recall
 from cuelight_server import MODEL, client_of, eventually
-from cuelight_split import TRANSPORTS, Split, fetches
+from cuelight_split import TRANSPORTS, WITH_NIXL, Split, fetches
 
 
 # 8 to 1,900 tokens; a fact at the start, so that the answer needs what was prefilled first.
@@ -26,7 +26,7 @@ def split(cluster):
     return lambda *args, **options: Split(cluster, *args, **options)
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("transport", WITH_NIXL)
 def test_answers_are_those_of_a_rank_that_does_both(split, make_server, transport):
     nodes, alone = split(transport, decodes=2), make_server()
     with client_of(nodes.front) as client, client_of(alone) as reference:

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from cuelight_server import MODEL, eventually
-from cuelight_split import TRANSPORTS, ucx_env
+from cuelight_split import TRANSPORTS, library_env
 
 ROUNDS = int(os.environ.get("CUELIGHT_WAVES_ROUNDS", 4))
 CLIENTS = int(os.environ.get("CUELIGHT_WAVES_CLIENTS", 300))
@@ -111,7 +111,7 @@ class Waves:
     def __init__(self, cluster, transport):
         self.draw = random.Random(SEED)
         self.front = cluster.add("front", ["frontend"], FRONT)
-        add = lambda role, nth: cluster.add(f"{role}{nth}", ["worker"], env=ucx_env(transport), sets={
+        add = lambda role, nth: cluster.add(f"{role}{nth}", ["worker"], env=library_env(transport), sets={
             "worker.model": "models/cuelight-tiny", "worker.role": role, "worker.transfer.transport": transport, **WORKER})
         self.prefills, self.decodes = ([add(role, nth) for nth in (1, 2)] for role in ("prefill", "decode"))
         cluster.wait_for_ranks(self.front, 2)

@@ -99,10 +99,6 @@ impl Mapped {
         Ok(Rc::new(Self { context: context.clone(), handle, memory }))
     }
 
-    pub(in crate::kvxfer::ucx) fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
     /// What a peer needs to read it.
     pub(in crate::kvxfer::ucx) fn pack(&self) -> Result<Vec<u8>, String> {
         let Context { ucp, handle } = &*self.context;

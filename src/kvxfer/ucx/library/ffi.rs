@@ -146,10 +146,9 @@ macro_rules! functions {
         /// owns the context.
         pub(in crate::kvxfer::ucx) struct Ucp {
             $(pub(in crate::kvxfer::ucx) $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)+
-            set_global: Option<unsafe extern "C" fn(*const c_char, *const c_char) -> Status>,
         }
 
-        fn look_up(ucp: &Library, ucs: &Library) -> Result<Ucp, String> {
+        fn look_up(ucp: &Library) -> Result<Ucp, String> {
             let missing = |name: &str, e: libloading::Error| format!("libucp has no {name}: {e}");
             Ok(Ucp {
                 $($name: {
@@ -158,8 +157,6 @@ macro_rules! functions {
                     let symbol = unsafe { ucp.get($symbol.as_bytes()) };
                     *symbol.map_err(|error| missing($symbol, error))?
                 },)+
-                // SAFETY: As above; of libucs, and optional.
-                set_global: unsafe { ucs.get(b"ucs_global_opts_set_value") }.ok().map(|s| *s),
             })
         }
     };
@@ -239,24 +236,30 @@ pub(super) fn open(paths: &[PathBuf; 4]) -> Result<&'static Ucp, String> {
         libraries.push(library);
     }
     let [_, ucs, _, ucp] = libraries.as_slice() else { return Err("no libraries".into()) };
-    let table = look_up(ucp, ucs)?;
+    let table = look_up(ucp)?;
+    quiet(ucs);
     std::mem::forget(libraries);
-    // Guards of a host that has its own: no signal handlers, no patched memory functions for a
-    // cache that registered pools do not need, no words on standard output that nobody reads.
-    let wanted = [("HANDLE_ERRORS", "none"), ("MEMTYPE_CACHE", "n"), ("LOG_LEVEL", "fatal")];
-    if let Some(set) = table.set_global {
-        for (name, value) in wanted {
-            if std::env::var_os(format!("UCX_{name}")).is_some() {
-                continue;
-            }
-            if let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) {
-                // SAFETY: Two strings that outlive the call; called once, before any context. An
-                // unknown name is refused and changes nothing.
-                unsafe { set(name.as_ptr(), value.as_ptr()) };
-            }
+    Ok(Box::leak(Box::new(table)))
+}
+
+/// Tells a UCX, of which `ucs` is libucs or a library that needs it, that its host has guards of its
+/// own: no signal handlers, no patched memory functions for a cache that registered pools do not
+/// need, no words on standard output that nobody reads. Before any context of it.
+pub(in crate::kvxfer) fn quiet(ucs: &Library) {
+    type Set = unsafe extern "C" fn(*const c_char, *const c_char) -> Status;
+    // SAFETY: The type is that of the function in UCX's headers; it is optional.
+    let Ok(set) = (unsafe { ucs.get::<Set>(b"ucs_global_opts_set_value") }) else { return };
+    for (name, value) in [("HANDLE_ERRORS", "none"), ("MEMTYPE_CACHE", "n"), ("LOG_LEVEL", "fatal")]
+    {
+        if std::env::var_os(format!("UCX_{name}")).is_some() {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) {
+            // SAFETY: Two strings that outlive the call. An unknown name is refused and changes
+            // nothing.
+            unsafe { set(name.as_ptr(), value.as_ptr()) };
         }
     }
-    Ok(Box::leak(Box::new(table)))
 }
 
 /// A configuration with these settings, given to `use_it`. Those in the environment win.
