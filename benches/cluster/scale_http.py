@@ -84,12 +84,6 @@ def rss_kib(process):
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-def sockets_kib():
-    """What the kernel says it holds for TCP sockets of this namespace."""
-    line = next(line for line in pathlib.Path("/proc/net/sockstat").read_text().splitlines() if line.startswith("TCP:"))
-    return int(line.split()[-1]) * os.sysconf("SC_PAGESIZE") // 1024
-
-
 def configs(options, folder):
     legs = 2 * -(-options.streams // options.ranks) + 8
     life = (options.streams / options.rate + options.window + 120) * 1000 / options.step_ms
@@ -169,7 +163,6 @@ def measure(options, folder):
 |---|---|
 | opened in | {opened:.0f} s, {placing / options.streams * 1e6:.0f} µs of CPU of the front end each, their tokens meanwhile included |
 | memory of a stream, front end (RSS) | {(full - base) / options.streams:.1f} KiB, {full / 1024:,.0f} MiB in all |
-| memory of TCP sockets in the kernel, all processes | {sockets_kib() / 1024:,.0f} MiB |
 | CPU a token: front end, worker, generators | {', '.join(f'{used / tokens * 1e6:.1f}' for used in took[:3])} µs at {tokens / took[3]:,.0f} tokens/s |
 | choice of a rank | mean {mean * 1e6:.1f} µs, p99 below {p99 * 1e6:.0f} µs, {decisions:,.0f} choices |""")
         return failures(load, folder)

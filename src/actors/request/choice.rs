@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::handover::Handover;
+use super::losses::Losses;
 use crate::actors::inbox::Lost;
 use crate::actors::link::Link;
 use crate::actors::reply::{Delta, DeltaToken, Finish, NewRequest, Reply};
@@ -40,8 +41,7 @@ pub(super) struct Choice {
     /// Prefills on other ranks that came to nothing.
     failed_prefills: u16,
     /// Legs it was placed on and lost.
-    losses: u16,
-    last_loss: Option<Lost>,
+    losses: Losses,
     /// Legs it was placed on, refused ones included.
     attempts: u16,
     accepted: bool,
@@ -78,9 +78,8 @@ impl Choice {
             handover: None,
             prefill: None,
             failed_prefills: 0,
-            losses: 0,
+            losses: Losses::default(),
             attempts: 0,
-            last_loss: None,
             accepted: false,
             fingerprint: None,
             ended: false,
@@ -142,9 +141,9 @@ impl Choice {
         self.attempts
     }
 
-    /// How many of its legs were lost, and how the last one was.
-    pub(super) fn losses(&self) -> Option<(u16, Lost)> {
-        Some((self.losses, self.last_loss?))
+    /// How often and how its legs were lost, if that is more than they may be.
+    pub(super) fn lost_too_often(&self, limit: u16) -> Option<(usize, Lost)> {
+        self.losses.too_many(limit)
     }
 
     /// The rank that it is on, as people read it.
@@ -155,6 +154,7 @@ impl Choice {
     pub(super) fn placed(&mut self, link: Arc<Link>, rank: usize, leg: LegId) {
         self.leg = Some((link, rank, leg));
         self.attempts = self.attempts.saturating_add(1);
+        self.losses.placed();
         if let Some(handover) = &mut self.handover {
             handover.is_taken_on();
         }
@@ -201,12 +201,12 @@ impl Choice {
 
     pub(super) fn lost(&mut self, lost: Lost) {
         self.leg = None;
-        self.losses += 1;
-        self.last_loss = Some(lost);
+        self.losses.lost(lost);
     }
 
     pub(super) fn accepted(&mut self) {
         self.accepted = true;
+        self.losses.taken();
         let engine = self.leg.as_ref().map(|(link, ..)| link.fingerprint);
         self.fingerprint = self.fingerprint.or(engine);
     }

@@ -108,8 +108,8 @@ impl Legs {
         inbox: &Arc<RequestInbox>,
     ) -> Result<Option<Explanation>, NotPlaced> {
         let limit = self.shared.frontend_config().migration_limit;
-        if let Some((losses, last)) = choice.losses().filter(|(losses, _)| *losses > limit) {
-            let (times, last) = (usize::from(losses), last.to_string());
+        if let Some((times, last)) = choice.lost_too_often(limit) {
+            let last = last.to_string();
             return Err(NotPlaced::Failed(Failure::RanksLost { times, last }));
         }
         let view = self.shared.view.borrow().clone();

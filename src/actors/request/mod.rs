@@ -13,6 +13,7 @@ mod choice;
 mod handover;
 mod inbox;
 mod legs;
+mod losses;
 mod placing;
 
 use std::sync::Arc;

@@ -230,7 +230,7 @@ const FRONTEND: &[Key] = &[
         "frontend.migration_limit",
         whole(0, 1000),
         Is("3"),
-        "how often one choice may be placed again",
+        "ranks that may be lost after they had taken on one choice; and ranks in a row that were lost before",
     )
     .metric("cuelight_migrations_total")
     .limit(|c| frontend(c, |f| f.migration_limit.into())),
