@@ -248,7 +248,7 @@ tle::Request buildRequest(RequestOptions const& options, RequestContext const& c
     }
     given(options.priority, [&](auto v) { request.setPriority(v); });
     given(options.client_id, [&](auto v) { request.setClientId(v); });
-    given(options.allotted_ms, [&](auto v) { request.setAllottedTimeMs(std::chrono::milliseconds(v)); });
+    given(options.allotted_ms, [&](auto v) { request.setAllottedTimeMs(std::chrono::milliseconds(static_cast<std::int64_t>(v))); });
     given(options.guide_kind, [&](auto const& v) { request.setGuidedDecodingParams(guide(v, options.guide)); });
     given(options.processor, [&](auto const& v) { request.setLogitsPostProcessorName(v); });
     if (options.return_all_generated_tokens)

@@ -199,7 +199,7 @@ struct RequestOptions
     Maybe<std::uint64_t> client_id;
     Maybe<std::uint64_t> cache_salt;
     Maybe<std::uint64_t> disagg_request_id;
-    Maybe<std::int64_t> allotted_ms;
+    Maybe<std::uint64_t> allotted_ms;
     Maybe<std::uint64_t> lora_id;
     Maybe<HostTensor> lora_weights;
     Maybe<HostTensor> lora_config;

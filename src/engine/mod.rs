@@ -21,6 +21,8 @@ pub mod native;
 pub mod sample;
 pub mod schedule;
 pub mod sim;
+#[cfg(feature = "trtllm-bridge")]
+pub mod trtllm;
 
 pub use error::{EngineError, Reach};
 pub use leg::{Candidate, FinishReason, Leg, Part, Sampling, TokenLogprobs};
