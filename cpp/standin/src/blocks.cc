@@ -64,6 +64,7 @@ std::uint64_t BlockPool::hashOf(std::uint64_t parent, Tokens const& tokens, std:
 std::size_t BlockPool::reuse(Lease& lease, Tokens const& tokens, std::size_t limit)
 {
     auto hash = lease.root;
+    lease.reused = 0;
     for (std::size_t from = 0; mReuse && from + mBlockTokens <= limit; from += mBlockTokens)
     {
         hash = hashOf(hash, tokens, from, from + mBlockTokens);

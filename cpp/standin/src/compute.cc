@@ -140,6 +140,7 @@ void Loop::askSource(std::vector<Sequence*> const& ready, std::vector<std::vecto
 void Loop::postProcess(std::vector<Sequence*> const& ready, std::vector<std::vector<float>>& logits)
 {
     auto const config = mConfig.getLogitsPostProcessorConfig();
+    auto const map = config ? config->getProcessorMap() : std::nullopt;
     std::vector<tle::IdType> ids;
     std::vector<tle::Tensor> tensors;
     std::vector<tle::BeamTokens> tokens;
@@ -169,7 +170,7 @@ void Loop::postProcess(std::vector<Sequence*> const& ready, std::vector<std::vec
             clients.push_back(request.getClientId());
             continue;
         }
-        auto const& processor = own ? *own : config->getProcessorMap()->at(*name);
+        auto const& processor = own ? *own : map->at(*name);
         processor(ready[i]->id, tensor, tokens.back(), nullptr, request.getClientId());
         std::memcpy(logits[i].data(), tensor.getData(), logits[i].size() * sizeof(float));
         tokens.pop_back();

@@ -60,17 +60,17 @@ void Loop::advanceTransfers()
         }
         if (sequence->stage == Stage::kQueued && mPool.grow(sequence->lease, sequence->promptLen))
         {
-            bool const tight = buffer && *buffer < sequence->promptLen && mSettings.smallBufferStalls != 0;
             sequence->stage = Stage::kTransfer;
             timing.kvCacheTransferStart = now;
-            if (!tight && mSettings.transferStall == 0)
-            {
-                sequence->transferEnd = now + std::chrono::milliseconds(mSettings.transferMs);
-            }
         }
         if (sequence->stage != Stage::kTransfer)
         {
             continue;
+        }
+        bool const tight = buffer && *buffer < sequence->promptLen && mSettings.smallBufferStalls != 0;
+        if (!sequence->transferEnd && !tight && mSettings.transferStall == 0)
+        {
+            sequence->transferEnd = now + std::chrono::milliseconds(mSettings.transferMs);
         }
         bool const late = timeout && now - timing.kvCacheTransferStart > std::chrono::milliseconds(*timeout);
         bool const over = sequence->transferEnd && now >= *sequence->transferEnd;
