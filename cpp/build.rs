@@ -71,9 +71,8 @@ fn find(root: Option<PathBuf>) -> Result<Sdk, String> {
     for root in &roots {
         let include =
             first(root, &["include", "tensorrt_llm/include", "cpp/include"], EXECUTOR, &mut looked);
-        let include = include.or_else(|| {
-            first(Path::new("/app/tensorrt_llm"), &["include"], EXECUTOR, &mut looked)
-        });
+        let include = include
+            .or_else(|| first(Path::new("/app/tensorrt_llm"), &["include"], EXECUTOR, &mut looked));
         let libs = first(
             root,
             &["libs", "tensorrt_llm/libs", "lib", "cpp/build/tensorrt_llm"],

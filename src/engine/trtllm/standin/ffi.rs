@@ -84,8 +84,9 @@ unsafe extern "C" fn forward(
     // SAFETY: see above; the source is never freed and only shared references to it are made.
     let source = unsafe { &*user.cast::<Source>() };
     // SAFETY: see above.
-    let (model, rows) =
-        unsafe { (CStr::from_ptr(model).to_string_lossy(), std::slice::from_raw_parts_mut(rows, len)) };
+    let (model, rows) = unsafe {
+        (CStr::from_ptr(model).to_string_lossy(), std::slice::from_raw_parts_mut(rows, len))
+    };
     let mut views: Vec<SourceRow<'_>> = rows.iter().map(view).collect();
     // A panic must not unwind into C++.
     let fine = catch_unwind(AssertUnwindSafe(|| source.forward(&model, &mut views)));
