@@ -88,6 +88,15 @@ TEST(a_request_out_of_time_ends)
     auto request = prompt({1}, 1000);
     request.allotted_ms = 20;
     EQ(bench.run(request).finish, Finish::TimedOut);
+    auto options = small();
+    options.max_batch_size = 1;
+    Bench busy(options);
+    auto const first = busy.enqueue(prompt({1}, 100));
+    auto const answer = busy.run(request);
+    EQ(answer.finish, Finish::TimedOut);
+    CHECK(answer.tokens.empty() && !busy.answers[first].final);
+    busy.engine->cancel(first);
+    busy.wait(first);
 }
 
 TEST(a_full_queue_is_a_value)

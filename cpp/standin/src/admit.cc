@@ -19,6 +19,14 @@ std::uint64_t rootOf(tle::Request const& request)
 
 void Loop::admit()
 {
+    for (auto const& job : mInbox.late())
+    {
+        tle::Result result;
+        result.isFinal = result.isSequenceFinal = true;
+        result.outputTokenIds = {{}};
+        result.finishReasons = {tle::FinishReason::kTIMED_OUT};
+        mResponses.emplace_back(job->id, std::move(result), job->request.getClientId());
+    }
     while (auto job = mInbox.next())
     {
         auto const sequences = job->childIds.size() + 1;

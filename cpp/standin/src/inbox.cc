@@ -61,7 +61,7 @@ void Inbox::stop()
 void Inbox::wait(std::optional<std::chrono::milliseconds> timeout)
 {
     std::unique_lock lock(mMutex);
-    auto const ready = [this] { return mNews || mStopped; };
+    auto const ready = [this] { return mNews; }; // stop is news
     if (timeout)
     {
         mChanged.wait_for(lock, *timeout, ready);
@@ -102,6 +102,23 @@ void Inbox::putBack(std::shared_ptr<Job> job)
     std::lock_guard const lock(mMutex);
     auto const order = Order{job->request.getPriority(), job->id};
     mJobs.emplace(order, std::move(job));
+}
+
+std::vector<std::shared_ptr<Job>> Inbox::late()
+{
+    std::vector<std::shared_ptr<Job>> late;
+    auto const now = Clock::now();
+    std::lock_guard const lock(mMutex);
+    for (auto at = mJobs.begin(); at != mJobs.end();)
+    {
+        bool const over = at->second->deadline && now > *at->second->deadline;
+        if (over)
+        {
+            late.push_back(at->second);
+        }
+        at = over ? mJobs.erase(at) : std::next(at);
+    }
+    return late;
 }
 
 std::set<tle::IdType> Inbox::cancelled() const

@@ -23,6 +23,8 @@ public:
     // The next by priority, then by arrival.
     std::shared_ptr<Job> next();
     void putBack(std::shared_ptr<Job> job);
+    // Those that have waited for longer than they may.
+    std::vector<std::shared_ptr<Job>> late();
     // Ids to be cancelled; they stay until `forget`.
     std::set<tle::IdType> cancelled() const;
     void forget(tle::IdType id);

@@ -67,8 +67,7 @@ void Loop::idle()
         mInbox.wait(poll ? std::optional(std::chrono::milliseconds(5)) : std::nullopt);
         return;
     }
-    auto const waits = [](auto const& sequence) { return sequence->stage == Stage::kTransfer; };
-    if (!mActive.empty() && std::all_of(mActive.begin(), mActive.end(), waits))
+    if (mStuck)
     {
         mInbox.wait(std::chrono::milliseconds(1));
     }
@@ -78,9 +77,15 @@ void Loop::refresh()
 {
     if (auto const age = settingsAge(); age != mSettingsAge)
     {
-        auto const fresh = settingsFor(mModel);
         mSettingsAge = age;
-        mSettings = fresh;
+        try
+        {
+            mSettings = settingsFor(mModel);
+        }
+        catch (std::exception const&)
+        {
+            return; // standin.conf was broken after the start: what it said then goes on
+        }
     }
 }
 
@@ -100,7 +105,8 @@ void Loop::step()
     advanceTransfers();
     plan();
     auto const scheduled = [](auto const& sequence) { return sequence->scheduledNow; };
-    if (std::any_of(mActive.begin(), mActive.end(), scheduled))
+    mStuck = std::none_of(mActive.begin(), mActive.end(), scheduled);
+    if (!mStuck)
     {
         mIteration++;
         misbehave();

@@ -86,6 +86,7 @@ private:
     std::int64_t mIteration = 0;
     std::uint64_t mAdmitted = 0;
     bool mForwardErrorDone = false;
+    bool mStuck = false; // the last step computed nothing, though there are requests
     // Of the step, for the statistics.
     double mQueueMs = 0;
     std::int32_t mNew = 0;
