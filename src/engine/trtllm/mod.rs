@@ -12,5 +12,6 @@ pub mod hook;
 mod options;
 #[cfg(trtllm_standin)]
 pub mod standin;
-#[cfg(all(test, trtllm_standin))]
+#[cfg(trtllm_standin)]
+#[cfg(test)]
 mod tests;
