@@ -22,6 +22,8 @@ pub mod processors;
 pub mod sample;
 pub mod schedule;
 pub mod sim;
+#[cfg(feature = "trtllm-bridge")]
+pub mod trtllm;
 
 pub use error::{EngineError, Reach};
 pub use leg::{Candidate, FinishReason, Leg, Part, Sampling, TokenLogprobs};

@@ -1,0 +1,17 @@
+//! TensorRT-LLM's C++ Executor, through `cpp/shim`; or the stand-in for it (docs/tensorrt-llm.md).
+//!
+//! ```text
+//! ffi          the bridge: options in, rows of tokens, KV events and statistics out
+//! ├─ options   `Option`s as they cross it
+//! ├─ hook      logits, called from the executor's thread
+//! └─ standin   where the stand-in's tokens come from, and how it is made to misbehave
+//! ```
+
+pub mod ffi;
+pub mod hook;
+mod options;
+#[cfg(trtllm_standin)]
+pub mod standin;
+#[cfg(trtllm_standin)]
+#[cfg(test)]
+mod tests;
