@@ -44,7 +44,7 @@ pub enum Mismatch {
     /// The same kind of engine computes other tokens from the same prompt.
     #[error(
         "it would give other answers than the model's other workers; give all the same checkpoint \
-         directory and one worker.precision"
+         directory, one worker.precision and the same worker.logits_processors"
     )]
     Weights,
     /// The longest prompt would not fit into one message.

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ractor::concurrency::JoinHandle;
@@ -203,8 +203,16 @@ fn lost(error: impl ToString) -> EngineError {
 
 /// The logits processors that its ranks know.
 fn processors(worker: &Worker) -> Result<Processors, EngineError> {
-    let text = TextModel::load(&worker.model, TextLimits::default()).map_err(lost)?;
-    let encode = move |piece: &str| text.encode(piece, false).map_err(|error| error.to_string());
+    if worker.engine == EngineKind::Sim {
+        return Ok(Processors::default()); // it computes no logits
+    }
+    // Most ranks never need it.
+    let (model, text) = (worker.model.clone(), OnceLock::new());
+    let encode = move |piece: &str| {
+        let load = || TextModel::load(&model, TextLimits::default()).map_err(|e| e.to_string());
+        let text: &Result<TextModel, String> = text.get_or_init(load);
+        text.as_ref()?.encode(piece, false).map_err(|error| error.to_string())
+    };
     Processors::new(encode).always(&worker.processors)
 }
 

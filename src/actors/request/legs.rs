@@ -372,7 +372,14 @@ impl Legs {
             Lost::Sequence => Migration::SequenceLost,
         });
         // Of a sequence alone: what it fetched may have been what went wrong.
-        choice.handover.take_if(|handover| lost == Lost::Sequence || !handover.outlives_decode());
+        let leaves =
+            |handover: &mut Handover| lost == Lost::Sequence || !handover.outlives_decode();
+        if let Some(handover) = choice.handover.take_if(leaves)
+            && lost != Lost::Sequence
+        {
+            let now = Instant::now();
+            handover.shun(None, now, now + self.shared.frontend_config().disaggregation.shun);
+        }
         choice.lost(lost);
     }
 

@@ -143,9 +143,10 @@ pub(super) const WORKER: &[Key] = &[
     .limit(|c| transfer(c, |t| t.limits.grants as f64)),
     Key::new(
         "worker.transfer.max_runs",
-        whole(1, 1 << 24),
+        whole(1024, 1 << 24),
         Is("65536"),
-        "runs of bytes that lie side by side, in one pull; blocks beyond are fetched by the next one",
+        "runs of bytes that lie side by side, in one pull; blocks beyond are fetched by the next one; all \
+         workers of a model need the same",
     )
     .metric("cuelight_kv_pull_runs")
     .limit(|c| transfer(c, |t| t.limits.runs as f64)),

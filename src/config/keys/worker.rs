@@ -99,7 +99,7 @@ pub(super) const KEYS: &[Key] = &[
         Kind::List(PROCESSOR),
         Words("none"),
         "logits processors that are on for every request (engine `native`), as NAME or NAME={…} with its \
-         arguments; the environment's CUELIGHT_TEST_LOGITS_PROCESSOR=1 adds `forced_text`",
+         arguments; all workers of a model need the same; the environment's CUELIGHT_TEST_LOGITS_PROCESSOR=1 adds `forced_text`",
     ),
     Key::new(
         "worker.kv_events",

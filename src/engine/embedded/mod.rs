@@ -260,7 +260,17 @@ fn choose(sampler: &mut Sampler, logits: &mut [f32], seq: &Sequence, extra: &Ext
         extra.processors.process(SoFar { beams: &beams, prompt_len, eos_ids }, logits)?;
     }
     let position = Position { choice: seq.leg.choice, index: seq.output_len() };
-    sampler.sample(logits, sampling, extra.history.as_deref(), position)
+    let chosen = sampler.sample(logits, sampling, extra.history.as_deref(), position);
+    chosen.map_err(|error| match error {
+        // What the request asked for, not what the model computed.
+        EngineError::BadNumbers { what } if !extra.processors.is_empty() => {
+            EngineError::Processor {
+                name: extra.processors.names().into(),
+                why: format!("what it left is {what}"),
+            }
+        }
+        error => error,
+    })
 }
 
 /// A token from a model that does not give logits: as if its probability were 1.

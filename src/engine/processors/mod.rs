@@ -143,7 +143,8 @@ impl Processors {
             };
             let arguments: Map<String, Value> = serde_json::from_str(arguments)
                 .map_err(|error| wrong(format!("its arguments are no JSON object: {error}")))?;
-            let made = make(&arguments, &*self.encoder).map_err(wrong)?;
+            let made = catch_unwind(AssertUnwindSafe(|| make(&arguments, &*self.encoder)));
+            let made = made.unwrap_or_else(|_| Err("it panicked".to_owned())).map_err(wrong)?;
             chain.0.push((name.clone(), made.into()));
         }
         Ok(chain)
@@ -163,6 +164,12 @@ impl std::fmt::Debug for Chain {
 }
 
 impl Chain {
+    /// Their names.
+    pub fn names(&self) -> String {
+        let names: Vec<_> = self.0.iter().map(|(name, _)| name.as_str()).collect();
+        names.join(", ")
+    }
+
     /// Whether it does nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -12,7 +12,7 @@ impl Temperature {
     /// Divides by `by`; `None` unless that is a positive number.
     pub fn new(by: f64) -> Option<Self> {
         let by = by as f32;
-        (by.is_finite() && by > 0.0).then_some(Self(by))
+        (by > 0.0 && by.is_finite() && by.recip().is_finite()).then_some(Self(by))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::http::errors::{ApiError, Problem};
 
 /// Processors of one request.
 const MOST: usize = 8;
-/// Bytes of all their arguments: a leg must fit into a frame.
+/// Bytes of all their names and arguments: a leg must fit into a frame.
 const MOST_BYTES: usize = 8 << 10;
 
 /// Whether a rank knows them it will say itself.
@@ -23,8 +23,8 @@ pub(super) fn read(fields: Fields<'_>) -> Result<Vec<Wanted>, ApiError> {
     let wanted: Vec<_> = each
         .map(|(index, item)| one(&format!("{}[{index}]", fields.param(NAME)), item))
         .collect::<Result<_, _>>()?;
-    if wanted.iter().map(|one| one.arguments.len()).sum::<usize>() > MOST_BYTES {
-        let rule = format!("its arguments must have at most {MOST_BYTES} bytes in all");
+    if wanted.iter().map(|one| one.name.len() + one.arguments.len()).sum::<usize>() > MOST_BYTES {
+        let rule = format!("names and arguments must have at most {MOST_BYTES} bytes in all");
         return Err(fields.problem(Problem::InvalidValue, NAME, &rule));
     }
     Ok(wanted)
@@ -89,6 +89,8 @@ mod tests {
             (json!(["x", { "arguments": {} }]), "logits_processors[1].name"),
             (json!([{ "name": "x", "arguments": [] }]), "logits_processors[0].arguments"),
             (json!(many), "logits_processors"),
+            (json!(["x".repeat(MOST_BYTES)]), "logits_processors"),
+            (json!([{ "name": "x".repeat(MOST_BYTES) }]), "logits_processors"),
             (long, "logits_processors"),
         ] {
             let error = parsed(value.clone()).unwrap_err();

@@ -70,14 +70,19 @@ impl Default for Options {
     }
 }
 
+/// Whether UCX's transport of this name goes past the operating system to other hosts.
+fn is_rdma(name: &str) -> bool {
+    let family = name.split_once('_').map_or(name, |(family, _)| family);
+    ["rc", "dc", "ud", "ib", "srd"].contains(&family)
+}
+
 impl Options {
     /// Whether it has more than sockets to every peer: one host's memory, or RDMA. Over sockets UCX reads by
     /// asking its peer's threads, and ends a process that answers a connection that was closed meanwhile (seen
     /// with 1.22); plain TCP does neither.
     pub fn beats_sockets(&self) -> bool {
-        const SOFTWARE: &str = "posix sysv cma xpmem knem sm shm self tcp cuda_copy cuda_ipc cuda";
-        let is_rdma = |name: &str| !SOFTWARE.split(' ').any(|known| known == name.trim());
-        self.devices == "lo" || self.transports.split(',').any(is_rdma)
+        let said = std::env::var("UCX_TLS").unwrap_or_else(|_| self.transports.clone());
+        self.devices == "lo" || said.split(',').any(|name| is_rdma(name.trim()))
     }
 }
 
@@ -200,13 +205,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn between_hosts_it_is_rdma_that_beats_sockets() {
-        let of = |devices: &str, transports: &str| {
-            let (devices, transports) = (devices.to_owned(), transports.to_owned());
-            Options { devices, transports, ..Options::default() }.beats_sockets()
-        };
+    fn one_host_and_rdma_beat_sockets() {
         assert!(Options::default().beats_sockets());
-        assert!(!of("all", &Options::default().transports) && !of("eth0", "tcp"));
-        assert!(of("all", "posix,sysv,cma,tcp, rc") && of("mlx5_0:1", "rc_x"));
+        let of = |transports: &str| transports.split(',').any(|name| is_rdma(name.trim()));
+        for transports in ["posix,sysv,cma,tcp, rc", "rc_x", "dc_mlx5", "ud_verbs", "ib", "srd"] {
+            assert!(of(transports), "{transports}");
+        }
+        for transports in ["tcp", "^tcp", "tcp,cuda_copy,gdr_copy", "posix,", "self,rocm_ipc"] {
+            assert!(!of(transports), "{transports}");
+        }
+        assert!(!of(&Options::default().transports));
     }
 }

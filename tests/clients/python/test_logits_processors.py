@@ -36,6 +36,8 @@ def test_a_request_names_processors_with_arguments(server):
     (["nobody"], "nobody: it is not known; there are forced_text, temperature"),
     ([{"name": "temperature", "arguments": {"value": -1}}], "value = -1: must be a number above 0"),
     ([{"name": "temperature"}], "it needs `value`"),
+    ([{"name": "temperature", "arguments": {"value": 1e-39}}], "must be a number above 0"),
+    (["x" * 100_000], "names and arguments must have at most 8192 bytes"),
     ("forced_text", "logits_processors = \"forced_text\": must be an array"),
     ([{"name": "forced_text", "with": 1}], "logits_processors[0].with"),])
 def test_what_is_wrong_about_a_processor_ends_its_request_alone(server, processors, says):
@@ -49,9 +51,10 @@ def test_what_is_wrong_about_a_processor_ends_its_request_alone(server, processo
 
 def test_a_processor_that_leaves_no_token_ends_its_request_alone(server):
     with client_of(server, max_retries=0) as client:
-        with pytest.raises(openai.APIError):  # its text is over, and it may not end
+        with pytest.raises(openai.APIError) as error:  # its text is over, and it may not end
             client.completions.create(model=MODEL, prompt="One, two,", max_tokens=40, temperature=0,
                                       extra_body={"logits_processors": [FORCED], "min_tokens": 30})
+        assert error.value.status_code == 400 and "logits processor forced_text: what it left is" in str(error.value)
         assert complete(client, ["forced_text"]) == (HELLO, "stop")
     server.wait_until_idle()
 

@@ -79,7 +79,7 @@ impl Switch {
     pub(super) fn shape(&self, node: usize, shape: Shape, spares_host: bool) -> io::Result<()> {
         let mut lines = self.shared.lines();
         lines.shape(node, shape, spares_host);
-        self.shared.size_packets(&lines)
+        self.shared.size_packets(&lines).inspect_err(|_| lines.clear(node, Instant::now()))
     }
 
     /// Lets all of a node's packets pass again.

@@ -110,7 +110,9 @@ pub(super) fn open(path: &Path) -> Result<&'static Table, String> {
     let table = look_up(&library)?;
     std::mem::forget(library);
     // Loaded by NIXL later, and its UCX with it: now, so that it can be told before it is used.
-    let plugin = path.parent().map(|dir| dir.join(PLUGIN)).filter(|plugin| plugin.is_file());
+    // Where only the loader knows its folder, its UCX keeps its own ways: nothing of the working directory.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let plugin = dir.map(|dir| dir.join(PLUGIN)).filter(|plugin| plugin.is_file());
     // SAFETY: As above.
     let plugin = plugin.map(|path| unsafe { Library::open(Some(path), RTLD_LAZY | RTLD_LOCAL) });
     if let Some(Ok(plugin)) = plugin {
