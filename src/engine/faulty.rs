@@ -8,7 +8,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::sample::random_bits;
-use super::{Description, Engine, EngineError, KvEvent, KvPool, Leg, Load, StepOutput, Tier};
+use super::{
+    Description, Engine, EngineError, KvEvent, KvPool, Leg, Load, Ready, StepOutput, Tier,
+};
 use crate::ids::{BlockHash, LegId};
 
 /// What happens instead of, or before, the next step.
@@ -173,6 +175,10 @@ impl<E: Engine> Engine for Faulty<E> {
 
     fn has_work(&self) -> bool {
         self.engine.has_work()
+    }
+
+    fn on_ready(&mut self, ready: Ready) {
+        self.engine.on_ready(ready);
     }
 
     fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {

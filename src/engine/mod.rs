@@ -29,6 +29,8 @@ pub use error::{EngineError, Reach};
 pub use leg::{Candidate, FinishReason, Leg, Part, Sampling, TokenLogprobs};
 pub use model::KvPool;
 
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 
 use crate::ids::{BlockHash, BlockId, LegId};
@@ -83,6 +85,9 @@ pub enum PrefixCache {
     Told,
 }
 
+/// Tells whoever drives an engine that a step would do something; from any thread, at any time.
+pub type Ready = Arc<dyn Fn() + Send + Sync>;
+
 /// What an engine does. Driven from one thread; no method waits for anything but computation.
 pub trait Engine: Send {
     /// Size and capabilities; constant for the engine's life.
@@ -99,6 +104,12 @@ pub trait Engine: Send {
 
     /// Whether a step would do anything.
     fn has_work(&self) -> bool;
+
+    /// What to call when [`Engine::has_work`] turns true by itself. Engines that compute in their steps never need it;
+    /// those whose computation is elsewhere call it when there is something to tell, also that they are lost.
+    fn on_ready(&mut self, ready: Ready) {
+        drop(ready);
+    }
 
     /// Of the blocks that a leg asked for in [`StepOutput::pulls`] the first `have` have come; it computes
     /// the others. Nothing writes to them any more. Unknown legs are ignored.
@@ -140,7 +151,7 @@ pub struct StepOutput {
 }
 
 /// More of a prompt whose KV can be fetched, from now until its leg is aborted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Prefilled {
     /// The leg.
     pub leg: LegId,
@@ -152,7 +163,7 @@ pub struct Prefilled {
 
 /// Blocks that a leg wants to be fetched. They are not used before [`Engine::pulled`], also if the leg is
 /// aborted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct PullOut {
     /// The leg.
     pub leg: LegId,
@@ -200,7 +211,7 @@ pub struct TokenOut {
 }
 
 /// A change of the prefix cache, for routers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum KvEvent {
     /// A full block can now be found under `hash` in this tier, and in no faster one; `parent` is the
     /// block before it.

@@ -180,6 +180,7 @@ impl Steps {
                 self.show_load(); // of a leg that has left, its blocks are free now: no step will say so
             }
             Command::Lost { leg, link } => self.say(link, |frame| frame.lost.push(leg)),
+            Command::Ready => {} // its step follows
             Command::Stop => return Flow::Stop,
         }
         Flow::On

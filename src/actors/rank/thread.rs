@@ -31,6 +31,7 @@ pub(super) enum Command {
     Abort(LegId),
     Pulled { leg: LegId, have: u32, end: FetchEnd },
     Lost { leg: LegId, link: LinkId },
+    Ready, // the engine has something to tell
     Stop,
 }
 
@@ -61,7 +62,8 @@ impl Thread {
         name: String,
         counters: Counters,
     ) -> std::io::Result<Self> {
-        let (commands, inbox) = std_mpsc::channel();
+        let (to, inbox) = std_mpsc::channel();
+        let commands = Commands { to, depth: args.node.metrics.mailboxes.engines.clone() };
         let worker = args.node.config.worker.as_ref();
         let max_legs = worker.map_or(0, |worker| worker.max_running + worker.max_waiting);
         let tells = Tells {
@@ -72,7 +74,7 @@ impl Thread {
         let metrics = args.node.metrics.worker(&args.worker_name, args.index);
         metrics.set_generation(args.generation);
         let failures = metrics.clone();
-        let depth = args.node.metrics.mailboxes.engines.clone();
+        let wake = commands.clone();
         let (index, life) = (args.index, args.life);
         let (launch, progress) = (args.launch.clone(), args.progress.clone());
         let transfers = args.node.metrics.transfer(&args.worker_name, args.index);
@@ -84,7 +86,8 @@ impl Thread {
             metrics.load_seconds.set(began.elapsed().as_secs_f64());
             progress.turn();
             let end = match loaded {
-                Ok(engine) => {
+                Ok(mut engine) => {
+                    engine.on_ready(Arc::new(move || wake.send(Command::Ready)));
                     let description = tells.described(&*engine);
                     let leases = lending(&*engine, &node, &rank, transfers);
                     leases.and_then(|leases| {
@@ -103,7 +106,7 @@ impl Thread {
                 let _ = rank.cast(Msg::EngineLost(error)); // already gone: nobody to tell
             }
         })?;
-        Ok(Self { commands: Commands { to: commands, depth }, max_legs })
+        Ok(Self { commands, max_legs })
     }
 
     pub(super) fn commands(&self) -> Commands {
