@@ -291,6 +291,7 @@ async fn connect(address: SocketAddr) -> Outcome<Arc<Link>> {
         max_waiting: 0,
         prefix_cache: PrefixCache::Told,
         slowest_tier: Tier::Device,
+        hands_over: false,
     };
     let way = RemoteWorker::new(transport, worker_node(), address.to_string(), depth);
     let up = WorkerUp {

@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::link::FetchEnd;
 use crate::engine::{EngineError, FinishReason, TokenLogprobs};
 use crate::ids::LegId;
-use crate::kvxfer::{KvBlocks, KvOrigin};
+use crate::kvxfer::{KvBlocks, KvSource};
 
 /// See the module's description.
 pub trait Inbox: Send + Sync {
@@ -38,7 +38,7 @@ pub enum LegEvent {
     /// It is a prefill, and more of it can be fetched.
     Lent {
         /// Where, the first time.
-        origin: Option<KvOrigin>,
+        source: Option<KvSource>,
         /// What follows that told before.
         blocks: KvBlocks,
     },

@@ -80,6 +80,12 @@ pub enum EngineError {
         /// What was wrong.
         why: String,
     },
+    /// Nobody has fetched in time what the leg has prefilled.
+    #[error("nobody has fetched what was prefilled within {seconds} s (worker.transfer.lease_s)")]
+    Unfetched {
+        /// The limit.
+        seconds: u64,
+    },
     /// The engine failed as a whole.
     #[error("the engine was lost during {during}: {detail}")]
     Lost {
@@ -101,7 +107,7 @@ impl EngineError {
             | Self::UnknownToken { .. }
             | Self::BadNumbers { .. }
             | Self::Processor { .. } => Reach::Request,
-            Self::QueueFull { .. } => Reach::Retry,
+            Self::QueueFull { .. } | Self::Unfetched { .. } => Reach::Retry,
             Self::Lost { .. } => Reach::Engine,
         }
     }

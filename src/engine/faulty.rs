@@ -169,6 +169,13 @@ impl<E: Engine> Engine for Faulty<E> {
         }
     }
 
+    fn admit_handed(&mut self, leg: Leg, state: Arc<[u8]>) -> Result<(), EngineError> {
+        match &self.lost {
+            Some(lost) => Err(lost.clone()),
+            None => self.engine.admit_handed(leg, state),
+        }
+    }
+
     fn abort(&mut self, leg: LegId) {
         self.engine.abort(leg);
     }

@@ -61,6 +61,8 @@ pub struct Description {
     pub prefix_cache: PrefixCache,
     /// The slowest place where it keeps cached blocks.
     pub slowest_tier: Tier,
+    /// Whether it moves the KV of prompts to other engines of its kind by itself: [`StepOutput::handed`].
+    pub hands_over: bool,
 }
 
 /// Where a cached block is, the fastest place first.
@@ -98,6 +100,16 @@ pub trait Engine: Send {
     /// # Errors
     /// The leg's own fault ([`Reach::Request`]) or pressure ([`Reach::Retry`]); the engine goes on.
     fn admit(&mut self, leg: Leg) -> Result<(), EngineError>;
+
+    /// Queues a leg of [`Part::Decode`] whose prompt another engine of its kind has computed and left as this state, of
+    /// [`Handed`]. If the state is of no use, all is computed here.
+    ///
+    /// # Errors
+    /// As [`Engine::admit`].
+    fn admit_handed(&mut self, leg: Leg, state: Arc<[u8]>) -> Result<(), EngineError> {
+        drop(state);
+        self.admit(leg)
+    }
 
     /// Forgets a leg and frees its blocks. Unknown ids are ignored.
     fn abort(&mut self, leg: LegId);
@@ -148,6 +160,21 @@ pub struct StepOutput {
     pub prefilled: Vec<Prefilled>,
     /// Legs of [`Part::Decode`] that have blocks for what is to be fetched; [`Engine::pulled`] is awaited.
     pub pulls: Vec<PullOut>,
+    /// Legs of [`Part::Prefill`] whose KV waits for the engine that decodes.
+    pub handed: Vec<Handed>,
+    /// Legs of [`Engine::admit_handed`] that need nothing from elsewhere any more, and whether they got it.
+    pub fetched: Vec<(LegId, bool)>,
+}
+
+/// A prompt's KV, from now until its leg is aborted, for an engine of the same kind.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Handed {
+    /// The leg.
+    pub leg: LegId,
+    /// Full blocks of it.
+    pub blocks: u32,
+    /// For [`Engine::admit_handed`]; opaque to everybody else.
+    pub state: Arc<[u8]>,
 }
 
 /// More of a prompt whose KV can be fetched, from now until its leg is aborted.
@@ -183,6 +210,8 @@ impl StepOutput {
         self.computed_tokens = 0;
         self.prefilled.clear();
         self.pulls.clear();
+        self.handed.clear();
+        self.fetched.clear();
     }
 }
 

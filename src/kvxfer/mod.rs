@@ -47,7 +47,7 @@ mod words;
 
 pub use error::{Reach, XferError};
 pub use layout::{Layout, Sizes, Strides};
-pub use offer::{KvBlocks, KvOffer, KvOrigin};
+pub use offer::{KvBlocks, KvOffer, KvOrigin, KvSource};
 pub use plan::{PlanError, Run, Side, plan};
 pub use region::{Memory, MemoryKind, block_checksum};
 pub use transport::{

@@ -45,11 +45,21 @@ impl KvBlocks {
     }
 }
 
-/// KV that can be pulled: what of it there is by now.
+/// How a prompt's KV can be had.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum KvSource {
+    /// From a pool, by a transfer of ours.
+    Pool(KvOrigin),
+    /// The engine that has it moves it by itself, to an engine that is given these bytes of its own. Blocks
+    /// are then counted only, and their ids mean nothing.
+    Engine(Arc<[u8]>),
+}
+
+/// KV that can be fetched: what of it there is by now.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct KvOffer {
     /// Where from.
-    pub origin: KvOrigin,
+    pub source: KvSource,
     /// From the first token on.
     pub blocks: KvBlocks,
 }

@@ -102,6 +102,7 @@ mod tests {
                 max_waiting: 3,
                 prefix_cache: PrefixCache::Told,
                 slowest_tier: Tier::Device,
+                hands_over: false,
             },
             tokenizer: 1,
             role: Role::Aggregated,

@@ -6,7 +6,7 @@ use bincode::{Decode, Encode};
 
 use crate::engine::{EngineError, Load, Started, StepOutput, TokenOut};
 use crate::ids::{LegId, RankIndex};
-use crate::kvxfer::{KvBlocks, KvOrigin};
+use crate::kvxfer::{KvBlocks, KvSource};
 use crate::router::KvNews;
 
 /// Names one stream between a front end and a worker, unique within the life of the worker's node.
@@ -52,7 +52,7 @@ pub struct Lent {
     /// The leg.
     pub leg: LegId,
     /// Where, the first time.
-    pub origin: Option<KvOrigin>,
+    pub source: Option<KvSource>,
     /// What follows that told before.
     pub blocks: KvBlocks,
 }

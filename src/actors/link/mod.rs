@@ -306,11 +306,11 @@ impl Link {
                 put(Some(placed), leg, LegEvent::Started { cached_tokens, fetches });
             }
         }
-        for Lent { leg, origin, blocks } in frame.lent {
-            if let (Some(placed), Some(_)) = (table.get(&leg), &origin) {
+        for Lent { leg, source, blocks } in frame.lent {
+            if let (Some(placed), Some(_)) = (table.get(&leg), &source) {
                 self.computed(placed);
             }
-            put(table.get(&leg), leg, LegEvent::Lent { origin, blocks });
+            put(table.get(&leg), leg, LegEvent::Lent { source, blocks });
         }
         for (leg, end) in frame.fetched {
             put(table.get(&leg), leg, LegEvent::Fetched(end));

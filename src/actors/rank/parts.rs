@@ -7,8 +7,10 @@ use tracing::warn;
 
 use super::Msg;
 use super::steps::Steps;
-use crate::actors::link::Lent;
-use crate::ids::LegId;
+use crate::actors::link::{FetchEnd, Lent};
+use crate::engine::Handed;
+use crate::ids::{BlockId, LegId};
+use crate::kvxfer::{KvBlocks, KvSource};
 
 impl Steps {
     /// Ends a leg in the engine. What others might read of it is taken back before that.
@@ -43,6 +45,16 @@ impl Steps {
             // A rank that is gone has ended its legs.
             let _ = self.rank.cast(Msg::Pulls(std::mem::take(&mut self.step.pulls)));
         }
+        for Handed { leg, blocks, state } in std::mem::take(&mut self.step.handed) {
+            let blocks =
+                KvBlocks { blocks: (0..blocks).map(BlockId).collect(), ..KvBlocks::default() };
+            let source = Some(KvSource::Engine(state));
+            self.say_of(leg, |frame| frame.lent.push(Lent { leg, source, blocks }));
+        }
+        for (leg, whole) in std::mem::take(&mut self.step.fetched) {
+            let end = if whole { FetchEnd::Whole } else { FetchEnd::NotGiven };
+            self.say_of(leg, |frame| frame.fetched.push((leg, end)));
+        }
         for row in std::mem::take(&mut self.step.prefilled) {
             let leg = row.leg;
             let Some(leases) = &mut self.leases else {
@@ -52,7 +64,8 @@ impl Steps {
             };
             match leases.lend(row, Instant::now()) {
                 Ok((origin, blocks)) => {
-                    self.say_of(leg, |frame| frame.lent.push(Lent { leg, origin, blocks }));
+                    let source = origin.map(KvSource::Pool);
+                    self.say_of(leg, |frame| frame.lent.push(Lent { leg, source, blocks }));
                 }
                 Err(why) => {
                     warn!(%leg, %why, "what was prefilled cannot be lent");

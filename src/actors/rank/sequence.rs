@@ -15,7 +15,7 @@ use crate::actors::transfer;
 use crate::actors::tree::{Bearer, Board, Card, CardId, Label};
 use crate::engine::Leg;
 use crate::ids::LegId;
-use crate::kvxfer::{KvBlocks, KvOffer};
+use crate::kvxfer::{KvBlocks, KvOffer, KvSource};
 
 /// The leg's hold on the engine.
 pub(super) struct Sequence {
@@ -53,7 +53,11 @@ impl Sequence {
         card.state("admitted");
         card.count(0, leg.prompt_len as u64);
         card.count(1, leg.max_tokens.into());
-        commands.send(Command::Admit { leg, link });
+        let state = match offer.as_deref() {
+            Some(KvOffer { source: KvSource::Engine(state), .. }) => Some(state.clone()),
+            Some(KvOffer { source: KvSource::Pool(_), .. }) | None => None,
+        };
+        commands.send(Command::Admit { leg, link, state });
         Self { leg: id, link, offer, transfer: None, commands, _card: card }
     }
 

@@ -164,7 +164,7 @@ impl Steps {
                     self.shows.metrics.kv_snapshots.inc();
                 }
             }
-            Command::Admit { leg, link } => self.admit(leg, link),
+            Command::Admit { leg, link, state } => self.admit(leg, link, state),
             Command::Refused { leg, link, error } => {
                 self.say(link, |frame| frame.failed.push((leg, error)));
             }
@@ -203,9 +203,13 @@ impl Steps {
         true
     }
 
-    fn admit(&mut self, leg: Leg, link: LinkId) {
+    fn admit(&mut self, leg: Leg, link: LinkId, state: Option<Arc<[u8]>>) {
         let id = leg.id;
-        match self.engine.admit(leg) {
+        let admitted = match state {
+            Some(state) => self.engine.admit_handed(leg, state),
+            None => self.engine.admit(leg),
+        };
+        match admitted {
             Ok(()) => {
                 // The same leg may be admitted twice, and is one.
                 let is_new = self.legs.insert(id, link).is_none();

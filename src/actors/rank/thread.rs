@@ -26,7 +26,7 @@ pub(super) enum Command {
     Attach { link: LinkId, frames: mpsc::Sender<Frame> },
     Detach { link: LinkId },
     Snapshot { link: LinkId },
-    Admit { leg: Leg, link: LinkId },
+    Admit { leg: Leg, link: LinkId, state: Option<Arc<[u8]>> },
     Refused { leg: LegId, link: LinkId, error: EngineError },
     Abort(LegId),
     Pulled { leg: LegId, have: u32, end: FetchEnd },
@@ -146,6 +146,10 @@ fn lending(
 ) -> Result<Option<Leases>, EngineError> {
     let worker = node.config.worker.as_ref().filter(|worker| worker.role != Role::Aggregated);
     let Some(worker) = worker else { return Ok(None) };
+    if engine.describe().hands_over {
+        info!(role = worker.role.name(), "the engine hands KV over by itself");
+        return Ok(None);
+    }
     let lost = |detail: String| EngineError::Lost { during: "loading".into(), detail };
     let pool = engine.kv_pool().ok_or_else(|| {
         lost("KV blocks of this engine cannot be moved; set worker.role to aggregated".to_owned())

@@ -14,7 +14,7 @@ use crate::actors::transfer::{self, Moved, Mover, Transfer};
 use crate::engine::{Description, PullOut};
 use crate::ids::LegId;
 use crate::kvxfer::ledger::Level;
-use crate::kvxfer::{Event, KvBlocks};
+use crate::kvxfer::{Event, KvBlocks, KvSource};
 use crate::metrics::Fetched;
 
 /// Why a rank ends though its engine is well.
@@ -58,6 +58,9 @@ impl State {
         let Some(offer) = self.live.get_mut(&leg).and_then(|sequence| sequence.offer.take()) else {
             return self.give_up(leg, Fetched::Cancelled);
         };
+        let KvSource::Pool(origin) = offer.source else {
+            return self.give_up(leg, Fetched::Nothing); // of an engine of another kind
+        };
         if offer.blocks.blocks.is_empty() && offer.blocks.missing == 0 {
             return self.give_up(leg, Fetched::Nothing);
         }
@@ -75,7 +78,8 @@ impl State {
             mover: fetches.mover(),
             metrics: self.metrics.clone(),
             pull,
-            offer: *offer,
+            origin,
+            blocks: offer.blocks,
         };
         match Actor::spawn_linked(None, Transfer, args, myself.get_cell()).await {
             Ok((actor, _)) => {

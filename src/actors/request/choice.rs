@@ -10,7 +10,7 @@ use crate::actors::link::Link;
 use crate::actors::reply::{Delta, DeltaToken, Finish, NewRequest, Reply};
 use crate::engine::{FinishReason, TokenLogprobs};
 use crate::ids::LegId;
-use crate::kvxfer::{KvBlocks, KvOrigin};
+use crate::kvxfer::{KvBlocks, KvSource};
 use crate::metrics::PrefillPlace;
 use crate::text::{Detokenizer, OutputText, StopScanner, TextModel};
 
@@ -167,9 +167,9 @@ impl Choice {
     }
 
     /// What follows can be fetched, too.
-    pub(super) fn lent(&mut self, origin: Option<KvOrigin>, blocks: KvBlocks) {
+    pub(super) fn lent(&mut self, source: Option<KvSource>, blocks: KvBlocks) {
         let Some(handover) = &mut self.handover else { return };
-        handover.lent(origin, blocks);
+        handover.lent(source, blocks);
         if let Some((link, rank, leg)) = &self.leg {
             link.more(*rank, *leg, handover.feed());
         }

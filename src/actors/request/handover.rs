@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::actors::link::Link;
 use crate::actors::router::{Promise, Seat};
 use crate::ids::LegId;
-use crate::kvxfer::{KvBlocks, KvOffer, KvOrigin};
+use crate::kvxfer::{KvBlocks, KvOffer, KvSource};
 
 /// See the module's description. Dropping it ends the leg, and with it the lease.
 pub(super) struct Handover {
@@ -61,10 +61,10 @@ impl Handover {
     }
 
     /// More of it can be fetched.
-    pub(super) fn lent(&mut self, origin: Option<KvOrigin>, blocks: KvBlocks) {
-        match (&mut self.offer, origin) {
+    pub(super) fn lent(&mut self, source: Option<KvSource>, blocks: KvBlocks) {
+        match (&mut self.offer, source) {
             (Some(offer), None) => offer.blocks.append(blocks),
-            (_, Some(origin)) => self.offer = Some(KvOffer { origin, blocks }),
+            (_, Some(source)) => self.offer = Some(KvOffer { source, blocks }),
             (None, None) => {} // what follows nothing can be used for nothing
         }
     }

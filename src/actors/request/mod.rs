@@ -297,7 +297,7 @@ impl State {
                 choice.started(cached_tokens);
                 self.left_queue(now);
             }
-            LegEvent::Lent { origin, blocks } => choice.lent(origin, blocks),
+            LegEvent::Lent { source, blocks } => choice.lent(source, blocks),
             LegEvent::Failed(error) => {
                 let lost = error.reach() == Reach::Engine;
                 choice.prefill_failed(now, lost.then_some(now + self.limits.disaggregation.shun));

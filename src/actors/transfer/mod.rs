@@ -29,7 +29,7 @@ use super::rank;
 use super::tree::{Card, CardId, Label};
 use crate::engine::PullOut;
 use crate::ids::{BlockId, LegId};
-use crate::kvxfer::{Event, KvBlocks, KvOffer, KvOrigin, Layout, PeerId, XferError};
+use crate::kvxfer::{Event, KvBlocks, KvOrigin, Layout, PeerId, XferError};
 use crate::metrics::TransferMetrics;
 use fetch::Fetch;
 
@@ -59,7 +59,9 @@ pub struct Args {
     /// What is wanted, and where it goes.
     pub pull: PullOut,
     /// Where it is.
-    pub offer: KvOffer,
+    pub origin: KvOrigin,
+    /// What of it there is by now.
+    pub blocks: KvBlocks,
 }
 
 /// A `Transfer`'s memory; dropping it stops its pull.
@@ -213,7 +215,7 @@ impl Actor for Transfer {
         myself: ActorRef<Msg>,
         args: Args,
     ) -> Result<State, ActorProcessingErr> {
-        let Args { node, parent, rank, mover, metrics, pull, offer } = args;
+        let Args { node, parent, rank, mover, metrics, pull, origin, blocks } = args;
         let label = Label {
             kind: "Transfer",
             name: pull.leg.to_string(),
@@ -221,9 +223,9 @@ impl Actor for Transfer {
             counters: &["blocks", "bytes"],
         };
         let card = node.board.hang(parent, label, myself.get_cell());
-        let fetch = Fetch::new(&pull, offer.blocks);
+        let fetch = Fetch::new(&pull, blocks);
         myself.cast(Msg::Begin)?;
-        let (leg, origin, began) = (pull.leg, offer.origin, Instant::now());
+        let (leg, began) = (pull.leg, Instant::now());
         let (peer, not_given, is_over) = (None, false, false);
         Ok(State {
             leg,

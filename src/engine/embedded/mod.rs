@@ -108,6 +108,7 @@ impl<M: Model> Engine for Embedded<M> {
                 false => PrefixCache::None,
             },
             slowest_tier: if self.shape.host_blocks > 0 { Tier::Host } else { Tier::Device },
+            hands_over: false,
         }
     }
 
