@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::context::NodeContext;
-use crate::engine::faulty::{self, FaultHandle};
+use crate::engine::faulty::{self, FaultHandle, ProcessFault};
 
 /// One fault.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -31,6 +31,11 @@ pub enum Fault {
     SlowSteps {
         /// Milliseconds.
         ms: u64,
+    },
+    /// Something happens to the processes that engines have to themselves (`worker.process`).
+    EngineProcess {
+        /// `kill`, `stop`, `abort`, `wedge` or `forward_error`.
+        by: ProcessFault,
     },
     /// What engines tell of their prefix caches is lost or garbled, until it is `told` again.
     KvEvents {
@@ -63,6 +68,7 @@ pub fn inject(node: &NodeContext, fault: Fault) -> Result<String, String> {
             let by = Duration::from_millis(ms);
             switch(node, "steps are slowed", |engine| engine.slow_each_step(by))
         }
+        Fault::EngineProcess { by } => break_process(node, by),
         Fault::KvEvents { are } => {
             switch(node, "KV events have changed", |engine| engine.tell_events(are))
         }
@@ -81,6 +87,16 @@ fn kill(node: &NodeContext, kind: &str, name: Option<&str>) -> Result<String, St
     };
     actor.kill();
     Ok(format!("killed {kind} {name}"))
+}
+
+fn break_process(node: &NodeContext, by: ProcessFault) -> Result<String, String> {
+    let switches = node.fault_switches();
+    let hit = switches.into_iter().filter(|(_, engine)| engine.break_process(by));
+    let names: Vec<_> = hit.map(|(name, _)| name).collect();
+    if names.is_empty() {
+        return Err("no engine of this node has a process to itself (worker.process)".to_string());
+    }
+    Ok(format!("the engine's process of {} suffers {by:?}", names.join(", ")))
 }
 
 fn switch(node: &NodeContext, what: &str, act: impl Fn(&FaultHandle)) -> Result<String, String> {

@@ -28,6 +28,8 @@ pub(super) struct Node {
     /// Where its clients go.
     pub(super) http: Option<SocketAddr>,
     pub(super) injectable: bool,
+    /// Its engines have processes of their own.
+    pub(super) engine_process: bool,
     pub(super) step_timeout: Duration,
     pub(super) drain_timeout: Duration,
     /// `worker.kv_memory_mib`; 0 without a worker.
@@ -138,6 +140,7 @@ impl Cluster {
                 probe,
                 http: frontend.then_some(address),
                 injectable,
+                engine_process: false, // not to be seen from outside
                 step_timeout: Duration::from_secs(60),
                 drain_timeout: Duration::from_secs(30),
                 pool_mib: 0, // its memory is not looked at
@@ -328,6 +331,7 @@ fn node(
         probe: Probe { to: Endpoint { address: control, key: options.key.clone() } },
         http: outline.http,
         injectable: outline.injectable,
+        engine_process: outline.engine_process,
         step_timeout: Duration::from_millis(outline.step_timeout_ms),
         drain_timeout: Duration::from_millis(outline.drain_timeout_ms),
         pool_mib: outline.pool_mib,

@@ -14,6 +14,7 @@ use super::sight::Phases;
 use super::site::{Ended, Shape, Signal};
 use super::victims::Victims;
 use super::{ChaosError, Interrupt};
+use crate::engine::faulty::ProcessFault;
 
 /// Looks in a row that must find all well.
 const LOOKS: u32 = 2;
@@ -165,6 +166,7 @@ impl Injector<'_> {
             Action::EngineHang { ms } => {
                 after = self.engine(planned, "step_hangs", Some(*ms)).await;
             }
+            Action::EngineProcess { by } => after = self.engine_process(planned, *by).await,
             Action::KillActor { pick, which } => {
                 after = self.kill_actor(node, (*pick, *which), actor).await;
             }
@@ -295,6 +297,20 @@ impl Injector<'_> {
         After { hit: victim.name.clone(), engine, no_effect: !taken }
     }
 
+    /// Breaks an engine's process: seen when its node has another one. What stands still is noticed by its
+    /// silence or for want of progress, so that there must be some.
+    async fn engine_process(&mut self, planned: &Planned, by: ProcessFault) -> After {
+        let Some(node) = planned.target else { return After::default() };
+        let before = self.age(node).await.unwrap_or_default();
+        let body = json!({ "fault": "engine_process", "by": by });
+        let taken = self.inject(planned, node, &body).await;
+        let victim = &self.cluster.nodes[node];
+        let slow = matches!(by, ProcessFault::Stop | ProcessFault::Wedge);
+        let within = if slow { victim.step_timeout + SHOWS } else { SHOWS };
+        let engine = taken.then_some(Engine { node, before, within });
+        After { hit: victim.name.clone(), engine, no_effect: !taken }
+    }
+
     /// Which life of the node this is, and how often its workers were started in it.
     async fn age(&self, node: usize) -> Option<(f64, f64)> {
         let samples = self.cluster.nodes[node].probe.metrics().await.ok()?;
@@ -400,7 +416,15 @@ impl Injector<'_> {
 /// The ways in which a process may end for this fault.
 fn hit_by(planned: &Planned) -> Vec<Ended> {
     match planned.fault.kind() {
-        Kind::EngineHang | Kind::EnginePanic | Kind::StepFails | Kind::KillActor => {
+        Kind::EngineHang
+        | Kind::EnginePanic
+        | Kind::StepFails
+        | Kind::KillActor
+        | Kind::EngineKill
+        | Kind::EngineStop
+        | Kind::EngineAbort
+        | Kind::EngineWedge
+        | Kind::ForwardError => {
             vec![Ended::Code(GAVE_UP)]
         }
         _ => Vec::new(),

@@ -44,6 +44,7 @@ pub async fn run(
     let field = Field {
         roles: cluster.nodes.iter().map(|node| node.role).collect(),
         injectable: cluster.nodes.iter().map(|node| node.injectable).collect(),
+        engine_processes: cluster.nodes.iter().map(|node| node.engine_process).collect(),
         kinds: wanted,
         victims: victims(&options.victims)?,
         phases: phases(&options.phases)?,

@@ -1,11 +1,13 @@
 //! `Faulty`: an engine around an engine that fails on demand, for fault injection and tests.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use serde::Deserialize;
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 
 use super::sample::random_bits;
 use super::{
@@ -38,15 +40,35 @@ pub enum Events {
     Garbled,
 }
 
-#[derive(Debug, Default)]
+/// What happens to the process that an engine has to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Encode, Decode)]
+#[serde(rename_all = "snake_case")]
+pub enum ProcessFault {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP, for good.
+    Stop,
+    /// It ends by SIGABRT, as MPI ends processes.
+    Abort,
+    /// Its next step does not return; all else goes on.
+    Wedge,
+    /// Its next step fails, and everything in it.
+    ForwardError,
+}
+
+/// Breaks an engine's process.
+pub type BreakProcess = Arc<dyn Fn(ProcessFault) + Send + Sync>;
+
+#[derive(Default)]
 struct Faults {
     next: Option<Fault>,
     slow: Duration,
     events: Events,
     released: bool,
+    process: Option<BreakProcess>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     /// Whether `faults` asks for anything: all that a healthy step looks at.
     armed: AtomicBool,
@@ -55,8 +77,14 @@ struct Shared {
 }
 
 /// Causes faults in one engine, from any thread; clones act on the same engine.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct FaultHandle(Arc<Shared>);
+
+impl fmt::Debug for FaultHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FaultHandle")
+    }
+}
 
 impl FaultHandle {
     /// Arms a fault for the next step, in place of one that is armed already.
@@ -72,6 +100,20 @@ impl FaultHandle {
     /// Decides what becomes of KV events from now on.
     pub fn tell_events(&self, events: Events) {
         self.change(|faults| faults.events = events);
+    }
+
+    /// The engine has a process to itself, which is broken like this.
+    pub fn has_process(&self, breaks: BreakProcess) {
+        self.lock().process = Some(breaks);
+    }
+
+    /// Breaks the engine's process; `false` if it has none.
+    pub fn break_process(&self, fault: ProcessFault) -> bool {
+        let breaks = self.lock().process.clone();
+        breaks.is_some_and(|breaks| {
+            breaks(fault);
+            true
+        })
     }
 
     /// Ends a hang, or disarms one that has not begun.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::engine::faulty::ProcessFault;
+
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -15,6 +17,11 @@ pub(crate) enum Kind {
     EnginePanic,
     EngineHang,
     StepFails,
+    EngineKill,
+    EngineStop,
+    EngineAbort,
+    EngineWedge,
+    ForwardError,
     SlowSteps,
     KillActor,
     Partition,
@@ -37,6 +44,8 @@ pub(crate) enum Needs {
     Process,
     /// `faults.enabled` on the node.
     Injection,
+    /// The same, and engines in processes of their own.
+    EngineProcess,
     /// A network namespace for each node.
     Namespaces,
     /// As before, and packets can be delayed, and some be lost.
@@ -56,6 +65,16 @@ pub(crate) const KINDS: &[(Kind, &str, Needs, &str)] = &[
     (Kind::EnginePanic, "engine_panic", Needs::Injection, "the engine panics in a step"),
     (Kind::EngineHang, "engine_hang", Needs::Injection, "a step of the engine never returns"),
     (Kind::StepFails, "step_fails", Needs::Injection, "a step of the engine fails"),
+    (Kind::EngineKill, "engine_kill", Needs::EngineProcess, "SIGKILL to the engine's process"),
+    (Kind::EngineStop, "engine_stop", Needs::EngineProcess, "SIGSTOP to the engine's process"),
+    (Kind::EngineAbort, "engine_abort", Needs::EngineProcess, "the engine's process aborts"),
+    (Kind::EngineWedge, "engine_wedge", Needs::EngineProcess, "a step there never returns"),
+    (
+        Kind::ForwardError,
+        "forward_error",
+        Needs::EngineProcess,
+        "a step there fails, and all in it",
+    ),
     (Kind::SlowSteps, "slow_steps", Needs::Injection, "every step takes longer for a while"),
     (Kind::KillActor, "kill_actor", Needs::Injection, "kill any actor of the node's tree"),
     (Kind::Partition, "partition", Needs::Namespaces, "a node's packets are lost, both ways"),
@@ -133,6 +152,8 @@ pub(crate) enum Action {
     EngineHang { ms: u64 },
     /// The next step fails.
     StepFails,
+    /// The engine's process suffers this.
+    EngineProcess { by: ProcessFault },
     /// Every step takes `by_ms` longer for `for_ms`.
     SlowSteps { by_ms: u64, for_ms: u64 },
     /// Kills an actor: `pick` chooses among the kinds that the tree then has, `which` among the
@@ -167,6 +188,13 @@ impl Action {
             Self::EnginePanic => Kind::EnginePanic,
             Self::EngineHang { .. } => Kind::EngineHang,
             Self::StepFails => Kind::StepFails,
+            Self::EngineProcess { by } => match by {
+                ProcessFault::Kill => Kind::EngineKill,
+                ProcessFault::Stop => Kind::EngineStop,
+                ProcessFault::Abort => Kind::EngineAbort,
+                ProcessFault::Wedge => Kind::EngineWedge,
+                ProcessFault::ForwardError => Kind::ForwardError,
+            },
             Self::SlowSteps { .. } => Kind::SlowSteps,
             Self::KillActor { .. } => Kind::KillActor,
             Self::Partition { direction: Direction::Both, .. } => Kind::Partition,

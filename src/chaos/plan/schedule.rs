@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::super::random::Draw;
 use super::fault::{Action, Direction, Kind, Needs};
 use super::role::{Part, Phase, Role};
+use crate::engine::faulty::ProcessFault;
 
 /// All that a schedule depends on besides the seed.
 #[derive(Clone, Debug)]
@@ -13,6 +14,8 @@ pub(crate) struct Field {
     pub(crate) roles: Vec<Role>,
     /// Whether each node takes injected faults.
     pub(crate) injectable: Vec<bool>,
+    /// Whether each node's engines have processes of their own.
+    pub(crate) engine_processes: Vec<bool>,
     /// The kinds that are wanted.
     pub(crate) kinds: Vec<Kind>,
     /// What may be hit; all if empty.
@@ -130,6 +133,11 @@ impl Schedule {
             Kind::EnginePanic => Action::EnginePanic,
             Kind::EngineHang => Action::EngineHang { ms: HANG_MS },
             Kind::StepFails => Action::StepFails,
+            Kind::EngineKill => Action::EngineProcess { by: ProcessFault::Kill },
+            Kind::EngineStop => Action::EngineProcess { by: ProcessFault::Stop },
+            Kind::EngineAbort => Action::EngineProcess { by: ProcessFault::Abort },
+            Kind::EngineWedge => Action::EngineProcess { by: ProcessFault::Wedge },
+            Kind::ForwardError => Action::EngineProcess { by: ProcessFault::ForwardError },
             Kind::SlowSteps => {
                 Action::SlowSteps { by_ms: draw.between(5, 50), for_ms: draw.between(500, 2000) }
             }
@@ -184,6 +192,9 @@ impl Field {
             Needs::Delays if !self.delays => {
                 return Err("this kernel has no netem: use --netns-wires switch");
             }
+            Needs::EngineProcess if !self.engine_processes.contains(&true) => {
+                return Err("needs a node with worker.process: true");
+            }
             _ => {}
         }
         let count = |is: fn(Role) -> bool| self.roles.iter().filter(|role| is(**role)).count();
@@ -197,6 +208,9 @@ impl Field {
             _ if !self.victims.is_empty() && !self.victims.contains(&role.part()) => false,
             Kind::EnginePanic | Kind::EngineHang | Kind::StepFails => {
                 self.injectable[*index] && role.worker.is_some() && spare_worker(role)
+            }
+            _ if kind.needs() == Needs::EngineProcess => {
+                self.injectable[*index] && self.engine_processes[*index] && spare_worker(role)
             }
             Kind::SlowSteps => self.injectable[*index] && role.worker.is_some(),
             Kind::ClockJump => true,
@@ -245,6 +259,7 @@ mod tests {
         Field {
             roles: roles.to_vec(),
             injectable: vec![true; roles.len()],
+            engine_processes: vec![true; roles.len()],
             kinds: KINDS.iter().map(|(kind, ..)| *kind).collect(),
             victims: Vec::new(),
             phases: Vec::new(),

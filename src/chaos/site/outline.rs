@@ -30,6 +30,8 @@ pub(crate) struct Outline {
     pub(crate) worker: Option<Work>,
     /// `faults.enabled`.
     pub(crate) injectable: bool,
+    /// `worker.process`, or an engine that always has one.
+    pub(crate) engine_process: bool,
     /// `cluster.failure_detection_ms`.
     pub(crate) detection_ms: u64,
     /// `worker.step_timeout_s`, in milliseconds.
@@ -133,6 +135,8 @@ impl Outline {
             migration_limit: number("frontend.migration_limit", 1.0, 3),
             pool_mib: if section("worker") { number("worker.kv_memory_mib", 1.0, 1024) } else { 0 },
             injectable: one("faults.enabled").is_some_and(|text| text == "true"),
+            engine_process: one("worker.process").is_some_and(|text| text == "true")
+                || one("worker.engine").is_some_and(|text| text == "trtllm"),
             detection_ms: number("cluster.failure_detection_ms", 1.0, 2000),
             step_timeout_ms: number("worker.step_timeout_s", 1000.0, 60_000),
             drain_timeout_ms: number("node.drain_timeout_s", 1000.0, 30_000),
@@ -298,6 +302,7 @@ faults:
             seeds: vec!["127.0.0.1:9000".into(), "host:1".into()],
             worker: Some(Work::Aggregated),
             injectable: true,
+            engine_process: false,
             detection_ms: 700,
             step_timeout_ms: 3000,
             drain_timeout_ms: 2500,

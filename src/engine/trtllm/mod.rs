@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! ffi          the bridge: options in, rows of tokens, KV events and statistics out
+//! ├─ handoff   prompts that one engine computes and another goes on from
 //! ├─ options   `Option`s as they cross it
 //! ├─ hook      logits, called from the executor's thread
 //! └─ standin   where the stand-in's tokens come from, and how it is made to misbehave
 //! ```
 
 pub mod ffi;
+pub mod handoff;
 pub mod hook;
 mod options;
 #[cfg(trtllm_standin)]

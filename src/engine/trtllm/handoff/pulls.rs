@@ -1,0 +1,49 @@
+//! Legs whose prompt comes from another engine, until they have their first token.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+
+use crate::engine::Leg;
+use crate::ids::LegId;
+
+/// Keeps what is needed to compute a prompt here after all.
+#[derive(Debug)]
+pub struct Pulls {
+    timeout: Duration,
+    legs: FxHashMap<LegId, (Instant, Arc<Leg>)>,
+}
+
+impl Pulls {
+    /// A pull that takes longer fails (`worker.transfer.timeout_s`).
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, legs: FxHashMap::default() }
+    }
+
+    /// The leg's KV is on its way.
+    pub fn begin(&mut self, leg: Leg, now: Instant) {
+        self.legs.insert(leg.id, (now + self.timeout, Arc::new(leg)));
+    }
+
+    /// The leg has a token, or has ended: true if its KV has come with that.
+    pub fn end(&mut self, leg: LegId) -> bool {
+        self.legs.remove(&leg).is_some()
+    }
+
+    /// Its KV has not come: the leg, to be computed here.
+    pub fn fail(&mut self, leg: LegId) -> Option<Arc<Leg>> {
+        self.legs.remove(&leg).map(|(_, leg)| leg)
+    }
+
+    /// Whether none is on its way.
+    pub fn is_empty(&self) -> bool {
+        self.legs.is_empty()
+    }
+
+    /// Legs that have waited too long.
+    pub fn late(&self, now: Instant) -> Vec<LegId> {
+        let late = self.legs.iter().filter(|(_, (until, _))| *until <= now);
+        late.map(|(leg, _)| *leg).collect()
+    }
+}
