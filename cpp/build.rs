@@ -1,19 +1,11 @@
 //! Finds TensorRT-LLM and builds the shim against it, or against the stand-in.
 
 use std::env;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where a release of TensorRT-LLM was found.
-struct Sdk {
-    include: PathBuf,
-    libs: PathBuf,
-    cuda: PathBuf,
-}
-
-const EXECUTOR: &str = "tensorrt_llm/executor/executor.h";
-const LIBRARY: &str = "libtensorrt_llm.so";
+#[path = "find.rs"]
+mod find;
 
 pub(crate) fn build() -> Result<(), String> {
     println!("cargo:rerun-if-changed=cpp");
@@ -34,7 +26,13 @@ pub(crate) fn build() -> Result<(), String> {
         build.compile("cuelight_trtllm");
         return Ok(());
     }
-    let sdk = find(root)?;
+    let sdk = find::Places {
+        root,
+        cuda: env::var_os("CUDA_HOME").map(PathBuf::from),
+        environment: env::var_os("VIRTUAL_ENV").map(PathBuf::from),
+        system: PathBuf::from("/"),
+    }
+    .find()?;
     build.file("cpp/shim/stream_cuda.cc");
     // Warnings in other people's headers are not ours.
     for headers in [&sdk.include, &sdk.cuda] {
@@ -43,7 +41,7 @@ pub(crate) fn build() -> Result<(), String> {
     build.define("_GLIBCXX_USE_CXX11_ABI", "1");
     build.compile("cuelight_trtllm");
     println!("cargo:rustc-link-search=native={}", sdk.libs.display());
-    for library in ["tensorrt_llm", "nvinfer_plugin_tensorrt_llm"] {
+    for library in find::LIBRARIES {
         println!("cargo:rustc-link-lib=dylib={library}");
     }
     // The transfer back ends are opened by their bare names.
@@ -63,89 +61,4 @@ fn add(build: &mut cc::Build, part: &str, wanted: fn(&str) -> bool) -> Result<()
         }
     }
     Ok(())
-}
-
-/// A wheel's folder, a container, or a source tree with its build.
-fn find(root: Option<PathBuf>) -> Result<Sdk, String> {
-    let told = root.is_some();
-    let roots = root.map_or_else(usual_places, |root| vec![root]);
-    let mut looked = String::new();
-    for root in &roots {
-        let include =
-            first(root, &["include", "tensorrt_llm/include", "cpp/include"], EXECUTOR, &mut looked);
-        let include = include
-            .or_else(|| first(Path::new("/app/tensorrt_llm"), &["include"], EXECUTOR, &mut looked));
-        let libs = first(
-            root,
-            &["libs", "tensorrt_llm/libs", "lib", "cpp/build/tensorrt_llm"],
-            LIBRARY,
-            &mut looked,
-        );
-        if let (Some(include), Some(libs)) = (include, libs) {
-            return Ok(Sdk { include, libs, cuda: cuda(&mut looked)? });
-        }
-    }
-    let about = match (told, roots.is_empty()) {
-        (true, _) => "TRTLLM_ROOT does not lead to a TensorRT-LLM",
-        (false, true) => "TRTLLM_ROOT is not set, and no Python has a package tensorrt_llm",
-        (false, false) => "TRTLLM_ROOT is not set, and none was found in the usual places",
-    };
-    Err(format!(
-        "error: feature `trtllm` needs the headers and libraries of TensorRT-LLM (at most 1.2.1 or \
-         1.3.0rc20).\n{about}. Looked for:\n{looked}Set TRTLLM_ROOT to the installed package, e.g. \
-         /usr/local/lib/python3.12/dist-packages/tensorrt_llm (folders `include` and `libs`), or \
-         build with the feature `trtllm-standin` and without TRTLLM_ROOT to use the stand-in."
-    ))
-}
-
-fn first(root: &Path, folders: &[&str], file: &str, looked: &mut String) -> Option<PathBuf> {
-    for folder in folders {
-        let folder = root.join(folder);
-        let found = folder.join(file).exists();
-        let _ = writeln!(
-            looked,
-            "  {} {}",
-            if found { "found  " } else { "missing" },
-            folder.join(file).display()
-        );
-        if found {
-            return Some(folder);
-        }
-    }
-    None
-}
-
-fn cuda(looked: &mut String) -> Result<PathBuf, String> {
-    let told = env::var_os("CUDA_HOME").map(PathBuf::from);
-    let roots = told.map_or_else(|| vec![PathBuf::from("/usr/local/cuda")], |root| vec![root]);
-    for root in &roots {
-        if let Some(found) = first(root, &["include"], "cuda_fp16.h", looked) {
-            return Ok(found);
-        }
-    }
-    Err(format!(
-        "error: feature `trtllm` needs the headers of CUDA. Looked for:\n{looked}Set CUDA_HOME to the \
-         toolkit."
-    ))
-}
-
-/// Packages `tensorrt_llm` of the Pythons around here.
-fn usual_places() -> Vec<PathBuf> {
-    let mut pythons = vec![PathBuf::from("/usr/local/lib"), PathBuf::from("/usr/lib")];
-    if let Some(environment) = env::var_os("VIRTUAL_ENV") {
-        pythons.insert(0, Path::new(&environment).join("lib"));
-    }
-    let mut places = Vec::new();
-    for lib in pythons {
-        let versions = fs::read_dir(&lib).into_iter().flatten().flatten();
-        for version in versions.filter(|v| v.file_name().to_string_lossy().starts_with("python3")) {
-            for packages in ["dist-packages", "site-packages"] {
-                let place = version.path().join(packages).join("tensorrt_llm");
-                if place.is_dir() {
-                    places.push(place);
-                }
-            }
-        }
-    }
-    places
 }

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
             let key = std::env::var("CUELIGHT_API_KEY").ok();
             cli::bench(&args, key.as_deref(), &mut out, &mut err)
         }
+        Command::Engine => return node::run_engine(),
         Command::HashKey => cli::hash_key(&mut std::io::stdin().lock(), &mut out, &mut err),
     };
     ExitCode::from(code)

@@ -1,8 +1,10 @@
 //! One node of Cuelight: builds what the config asks for, runs it, drains it on SIGTERM.
 
+mod engine;
 pub mod launch;
 mod meeting;
 mod replace;
+mod trtllm;
 
 use std::io;
 use std::net::TcpListener;
@@ -25,6 +27,7 @@ use crate::http::{self, ServeError};
 use crate::task::Task;
 use crate::telemetry;
 use crate::text::TextError;
+pub use engine::run as run_engine;
 use launch::Tree;
 
 /// Bad usage or configuration (`EX_USAGE`).
@@ -109,6 +112,7 @@ pub enum StartError {
 
 /// Runs a node until it is told to stop, and says how it ended.
 pub fn run(config: Config) -> ExitCode {
+    replace::reap();
     let supervision = config.supervision.clone();
     match start(config) {
         Ok(Ended::With(code)) => ExitCode::from(code),

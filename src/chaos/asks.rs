@@ -32,10 +32,13 @@ impl Ask {
 
 /// The requests of the load. Every one has a seed or is greedy, so each has one right answer. If some
 /// ranks prefill for others, there are more of those with long prompts.
-pub(super) fn asks(model: &str, is_split: bool) -> Vec<Ask> {
+pub(super) fn asks(model: &str, is_split: bool, greedy: bool) -> Vec<Ask> {
     let mut rows = rows();
     if is_split {
         rows.extend(long_rows());
+    }
+    for (_, (_, body)) in rows.iter_mut().filter(|_| greedy) {
+        body["temperature"] = json!(0);
     }
     rows.into_iter().map(|(name, (path, body))| ask(name, path, model, body)).collect()
 }
@@ -192,8 +195,8 @@ mod tests {
 
     #[test]
     fn every_ask_has_one_right_answer_and_a_name_of_its_own() {
-        let asks = asks("m", true);
-        assert_eq!(asks.len(), super::asks("m", false).len() + 5);
+        let asks = asks("m", true, false);
+        assert_eq!(asks.len(), super::asks("m", false, true).len() + 5);
         for (index, ask) in asks.iter().enumerate() {
             let body: Value = serde_json::from_str(&ask.body).unwrap();
             assert_eq!(body["model"], "m");
@@ -202,6 +205,10 @@ mod tests {
             assert_eq!(body["stream"], ask.stream, "{}", ask.name);
             assert_eq!(body["stream_options"]["include_usage"] == json!(true), ask.usage);
             assert!(asks[..index].iter().all(|other| other.name != ask.name), "{}", ask.name);
+        }
+        for ask in super::asks("m", true, true) {
+            let body: Value = serde_json::from_str(&ask.body).unwrap();
+            assert_eq!(body["temperature"], 0, "{}", ask.name);
         }
         let choices = |name| asks.iter().find(|ask| ask.name == name).unwrap().choices;
         assert_eq!((choices("sampled"), choices("unary_text"), choices("token_ids")), (2, 4, 1));

@@ -67,6 +67,8 @@ pub struct Options {
     pub phases: Vec<String>,
     /// Clients in a closed loop.
     pub clients: usize,
+    /// Whether all requests are greedy.
+    pub greedy: bool,
     /// Also hit the last worker or front end.
     pub allow_outage: bool,
     /// A network namespace for each node.

@@ -141,7 +141,7 @@ impl Run<'_> {
         let frontends = self.cluster.frontends(self.options.key.as_ref());
         let to = frontends.first().ok_or_else(|| none("there is no front end"))?;
         let is_split = self.cluster.full.iter().any(|(_, ranks)| ranks.prefill > 0);
-        let asks = asks(model, is_split);
+        let asks = asks(model, is_split, self.options.greedy);
         let mut expected = Vec::with_capacity(asks.len());
         for ask in &asks {
             expected.push(self.right_answer(to, ask).await?);

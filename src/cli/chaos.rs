@@ -53,6 +53,9 @@ pub struct ChaosArgs {
     /// Clients that ask, each one request at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 12)]
     pub clients: usize,
+    /// Ask for the likeliest tokens only: for engines whose random numbers do not go on after a migration
+    #[arg(long)]
+    pub greedy: bool,
     /// Also hit the last worker or front end
     #[arg(long)]
     pub allow_outage: bool,
@@ -134,6 +137,7 @@ impl ChaosArgs {
             victims: self.victims.clone(),
             phases: self.phases.clone(),
             clients: self.clients,
+            greedy: self.greedy,
             allow_outage: self.allow_outage,
             netns: self.netns,
             wires: match self.netns_wires {
@@ -158,7 +162,9 @@ impl ChaosArgs {
     /// A command line that gives the same schedule again.
     fn command(&self, seed: u64) -> String {
         let mut words = vec!["cuelight chaos".to_owned()];
-        let mut flag = |name: &str, value: String| words.push(format!("--{name} {value}"));
+        let mut flag = |name: &str, value: String| {
+            words.push(format!("--{name} {value}").trim_end().to_owned())
+        };
         self.node.iter().for_each(|node| flag("node", node.display().to_string()));
         self.attach.iter().for_each(|url| flag("attach", url.clone()));
         self.set.iter().for_each(|set| flag("set", set.clone()));
@@ -175,6 +181,9 @@ impl ChaosArgs {
         }
         flag("clients", self.clients.to_string());
         flag("pause-ms", self.pause_ms.to_string());
+        if self.greedy {
+            flag("greedy", String::new());
+        }
         if let Some(etcd) = &self.etcd {
             flag("etcd", etcd.display().to_string());
         }

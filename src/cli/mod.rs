@@ -51,6 +51,9 @@ pub enum Command {
     Bench(Box<BenchArgs>),
     /// Read an API key on standard input and print its digest for `frontend.api_keys`
     HashKey,
+    /// Run one rank's engine for the node that started this process
+    #[command(hide = true)]
+    Engine,
 }
 
 /// `cuelight serve`

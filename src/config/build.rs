@@ -152,12 +152,14 @@ fn tls(values: &mut Values) -> Option<Tls> {
 fn worker(values: &mut Values, host: &Host) -> Worker {
     pool_rule(values);
     batch_rule(values);
+    process_rule(values);
     let model = model(values, host);
     let by_directory = || name_of(&model);
     Worker {
         served_name: values.text("worker.served_name").unwrap_or_else(by_directory),
         engine: match values.text("worker.engine").as_deref() {
             Some("sim") => EngineKind::Sim,
+            Some("trtllm") => EngineKind::Trtllm,
             _ => EngineKind::Native,
         },
         threads: values.maybe_size("worker.threads").unwrap_or(host.cores),
@@ -182,7 +184,13 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         step_timeout: values.time("worker.step_timeout_s"),
         load_timeout: values.time("worker.load_timeout_s"),
         max_hung_engines: values.size("worker.max_hung_engines"),
+        process_command: values.list("worker.process_command"),
+        process: values.switch("worker.process")
+            || values.text("worker.engine").as_deref() == Some("trtllm"),
+        process_silence: values.time("worker.process_silence_s"),
+        process_stop: values.time("worker.process_stop_s"),
         sim: sim(values),
+        trtllm: super::trtllm::settings(values),
         role: values.text("worker.role").and_then(|name| Role::named(&name)).unwrap_or_default(),
         transfer: super::transfer::transfer(values),
         model,
@@ -268,6 +276,15 @@ fn pool_rule(values: &mut Values) {
     values.complain(late, format!("{} and {} exclude each other; keep one", KEYS[0], KEYS[1]));
 }
 
+fn process_rule(values: &mut Values) {
+    let role = values.text("worker.role").and_then(|name| Role::named(&name));
+    let is_own = values.text("worker.engine").as_deref() == Some("trtllm"); // it moves KV by itself
+    if values.switch("worker.process") && !is_own && role.unwrap_or_default() != Role::Aggregated {
+        let why = "KV blocks of an engine in a process of its own cannot be moved";
+        values.complain("worker.process", format!("needs worker.role aggregated: {why}"));
+    }
+}
+
 fn batch_rule(values: &mut Values) {
     let [batch, running] = ["worker.max_batch_tokens", "worker.max_running"];
     if values.is_broken(batch) || values.is_broken(running) {
@@ -301,7 +318,7 @@ impl Values {
         value::parse(key, &node, |_| None).ok()
     }
 
-    fn maybe_size(&self, key: &str) -> Option<usize> {
+    pub(super) fn maybe_size(&self, key: &str) -> Option<usize> {
         match self.get(key)? {
             Value::Whole(value) => Some(usize::try_from(value).unwrap_or(usize::MAX)),
             other => panic!("the schema makes {key} {other:?}"),

@@ -15,6 +15,7 @@ mod reference;
 mod router;
 mod schema;
 mod transfer;
+pub mod trtllm;
 mod value;
 mod yaml;
 
@@ -25,11 +26,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bincode::{Decode, Encode};
+
 pub use crate::actors::cluster::discovery::Discovery;
 pub use error::{ConfigErrors, Origin, Problem};
 pub use read::{Profile, load, load_all, load_node};
 pub use reference::reference;
 pub use transfer::{Disaggregation, Transfer, TransportKind};
+pub use trtllm::{TrtllmMode, TrtllmOptions, TrtllmSettings};
 
 use crate::engine::processors::Wanted;
 use crate::engine::sim::Timing;
@@ -80,7 +84,7 @@ pub struct Node {
 }
 
 /// `log:` what is written to standard error, and traces.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[non_exhaustive]
 pub struct Log {
     /// `log.format`: `text` or `json`. Default `text`.
@@ -96,7 +100,7 @@ pub struct Log {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -248,14 +252,14 @@ impl Router {
 }
 
 /// `worker:` the engine side.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[non_exhaustive]
 pub struct Worker {
     /// `worker.model`: directory of a Hugging Face checkpoint. Default: the shipped model.
     pub model: PathBuf,
     /// `worker.served_name`: the name clients ask for. Default: the directory's name.
     pub served_name: String,
-    /// `worker.engine`: `native` or `sim`. Default `native`.
+    /// `worker.engine`: `native`, `sim` or `trtllm`. Default `native`.
     pub engine: EngineKind,
     /// `worker.threads`: threads that compute. Default: the number of cores.
     pub threads: usize,
@@ -300,8 +304,18 @@ pub struct Worker {
     /// `worker.max_hung_engines`: engines that stand still and are left behind in a process that also
     /// has a front end. Default 1.
     pub max_hung_engines: usize,
+    /// `worker.process_command`: words before the program of an engine's process. Default: none.
+    pub process_command: Vec<String>,
+    /// `worker.process`: whether each rank's engine is a process of its own. Default false.
+    pub process: bool,
+    /// `worker.process_silence_s`: such a process that says nothing for this long is lost. Default 10 s.
+    pub process_silence: Duration,
+    /// `worker.process_stop_s`: how long its end may take. Default 5 s.
+    pub process_stop: Duration,
     /// `worker.sim`: timing of the `sim` engine.
     pub sim: Sim,
+    /// `worker.trtllm`: what an engine `trtllm` is opened with.
+    pub trtllm: TrtllmSettings,
     /// `worker.role`: what its ranks do. Default: prefill and decode.
     pub role: Role,
     /// `worker.transfer`: how their KV blocks travel.
@@ -309,16 +323,18 @@ pub struct Worker {
 }
 
 /// Which engine a worker runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum EngineKind {
     /// The embedded CPU engine.
     Native,
     /// Computed tokens, configured timing, no weights.
     Sim,
+    /// TensorRT-LLM's C++ Executor, in builds that have it.
+    Trtllm,
 }
 
 /// What numbers matrix products multiply; they are summed in F32 in any case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Precision {
     /// Those of the weights: where they are BF16, activations are rounded to BF16 as well.
     Weights,
@@ -327,7 +343,7 @@ pub enum Precision {
 }
 
 /// `worker.sim:` how long things take in the `sim` engine, and what it says.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[non_exhaustive]
 pub struct Sim {
     /// `worker.sim.step_us`, `prefill_us_per_token`, `prefill_ns_per_pair`, `decode_us_per_leg`,

@@ -171,6 +171,15 @@ fn check_document(
     config.filter(|_| problems.is_empty()).ok_or(problems)
 }
 
+/// What these `--set`s say by themselves.
+#[cfg(test)]
+pub(super) fn values_of(sets: &[String]) -> Values {
+    let host = Host::this();
+    let mut reader = Reader { host: &host, values: Values::default(), seen: HashMap::new() };
+    sets.iter().for_each(|set| reader.set(set));
+    reader.values
+}
+
 /// A key where it was said.
 #[derive(Clone)]
 pub(super) struct Place {
@@ -211,6 +220,11 @@ impl Values {
     /// Whether the key was said in a way that cannot be used; what follows from it is unknown.
     pub(super) fn is_broken(&self, key: &str) -> bool {
         self.broken.contains(key)
+    }
+
+    /// Whether there is a complaint about this key.
+    pub(super) fn problems_of(&self, key: &str) -> bool {
+        self.is_broken(key) || self.problems.iter().any(|problem| problem.key == key)
     }
 
     /// Whether the file or `--set` mentions a top-level section.

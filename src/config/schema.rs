@@ -161,6 +161,14 @@ pub(super) fn is_section(name: &str) -> bool {
 
 /// The known key or section that was most likely meant.
 pub(super) fn nearest(unknown: &str) -> Option<&'static str> {
+    nearest_of(unknown, || keys().map(|key| key.name))
+}
+
+/// The same among other keys than those of the configuration.
+pub(super) fn nearest_of<N: Iterator<Item = &'static str>>(
+    unknown: &str,
+    names: impl FnOnce() -> N,
+) -> Option<&'static str> {
     let last = |name: &str| name.rsplit('.').next().map(str::to_owned).unwrap_or_default();
     let word = last(unknown);
     let score = |known: &str| {
@@ -168,7 +176,7 @@ pub(super) fn nearest(unknown: &str) -> Option<&'static str> {
         // The right word in the wrong section is worth a hint too.
         whole.min(distance(&word, &last(known)) + 1)
     };
-    let names = keys().flat_map(|key| sections(key.name).chain([key.name]));
+    let names = names().flat_map(|name| sections(name).chain([name]));
     let best = names.min_by_key(|known| score(known))?;
     (score(best) <= (word.chars().count() / 3).max(1)).then_some(best)
 }
@@ -247,6 +255,10 @@ pub(super) const MODEL_MODE: Item = Item {
     rule: "a model's name, =, and kv, round-robin, random, power-of-two, least-loaded or direct",
     holds: |text| text.rsplit_once('=').is_some_and(|(_, mode)| Mode::named(mode).is_some()),
 };
+pub(super) const GPU: Item =
+    Item { rule: "numbers of GPUs such as [0, 1]", holds: |text| text.parse::<u16>().is_ok() };
+pub(super) const WORD: Item =
+    Item { rule: "words", holds: |text| !text.is_empty() && !text.contains('\0') };
 pub(super) const PROCESSOR: Item = Item {
     rule: "NAME or NAME={…}, such as temperature={\"value\":2}",
     holds: |text| text.split_once('=').is_none_or(|(_, arguments)| arguments.starts_with('{')),

@@ -9,7 +9,7 @@ use crate::kvxfer;
 use crate::router::{Role, Thresholds};
 
 /// `worker.transfer:` how KV blocks get from ranks that prefill to those that decode.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 pub struct Transfer {
     /// `worker.transfer.transport`. Default `auto`.
     pub transport: TransportKind,
@@ -39,7 +39,7 @@ pub struct Transfer {
 }
 
 /// How KV blocks are moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub enum TransportKind {
     /// By UCX where it is found, else by TCP.
     #[default]

@@ -94,6 +94,14 @@ pub enum EngineError {
         /// For people only.
         detail: String,
     },
+    /// This engine cannot do what the request asks for.
+    #[error("{what}: {why}")]
+    Unsupported {
+        /// What was asked for.
+        what: Word,
+        /// Why not, and what could be done.
+        why: String,
+    },
 }
 
 impl EngineError {
@@ -106,7 +114,8 @@ impl EngineError {
             | Self::PoolTooSmall { .. }
             | Self::UnknownToken { .. }
             | Self::BadNumbers { .. }
-            | Self::Processor { .. } => Reach::Request,
+            | Self::Processor { .. }
+            | Self::Unsupported { .. } => Reach::Request,
             Self::QueueFull { .. } | Self::Unfetched { .. } => Reach::Retry,
             Self::Lost { .. } => Reach::Engine,
         }

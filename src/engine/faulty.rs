@@ -54,6 +54,11 @@ pub enum ProcessFault {
     Wedge,
     /// Its next step fails, and everything in it.
     ForwardError,
+    /// Every step takes this much longer, until set to 0.
+    SlowSteps {
+        /// Milliseconds.
+        ms: u64,
+    },
 }
 
 /// Breaks an engine's process.
@@ -66,6 +71,7 @@ struct Faults {
     events: Events,
     released: bool,
     process: Option<BreakProcess>,
+    slow_process: Duration,
 }
 
 #[derive(Default)]
@@ -94,7 +100,14 @@ impl FaultHandle {
 
     /// Makes every step from now on wait this long first; zero ends it.
     pub fn slow_each_step(&self, by: Duration) {
-        self.change(|faults| faults.slow = by);
+        let process = self.lock().process.clone();
+        self.change(|faults| {
+            (faults.slow, faults.slow_process) = match process {
+                Some(_) => (Duration::ZERO, by),
+                None => (by, Duration::ZERO),
+            }
+        });
+        process.inspect(|breaks| breaks(slow(by)));
     }
 
     /// Decides what becomes of KV events from now on.
@@ -104,7 +117,14 @@ impl FaultHandle {
 
     /// The engine has a process to itself, which is broken like this.
     pub fn has_process(&self, breaks: BreakProcess) {
-        self.lock().process = Some(breaks);
+        let by = {
+            let mut faults = self.lock();
+            faults.process = Some(breaks.clone());
+            faults.slow_process
+        };
+        if !by.is_zero() {
+            breaks(slow(by)); // as the one before it was
+        }
     }
 
     /// Breaks the engine's process; `false` if it has none.
@@ -163,6 +183,10 @@ impl FaultHandle {
             }
         }
     }
+}
+
+fn slow(by: Duration) -> ProcessFault {
+    ProcessFault::SlowSteps { ms: u64::try_from(by.as_millis()).unwrap_or(u64::MAX) }
 }
 
 /// See [`Events::Garbled`]; a function of the step's number.
@@ -228,6 +252,10 @@ impl<E: Engine> Engine for Faulty<E> {
 
     fn on_ready(&mut self, ready: Ready) {
         self.engine.on_ready(ready);
+    }
+
+    fn misbehave(&mut self, fault: ProcessFault) -> bool {
+        self.engine.misbehave(fault)
     }
 
     fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {

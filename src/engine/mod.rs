@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Engine (trait)      admit, abort, step → what happened; synchronous, driven from one thread
+//! ├─ Remote            an engine in a process of its own (`process`)
 //! └─ Embedded<M: Model>   scheduler + block pool + processors + sampler, the same for every embedded model
 //!    ├─ native        Llama-family transformers on this machine's CPU
 //!    └─ sim           tokens computed from the prompt, timing from the config
@@ -18,12 +19,15 @@ pub mod faulty;
 pub mod leg;
 pub mod model;
 pub mod native;
+pub mod process;
 pub mod processors;
 pub mod sample;
 pub mod schedule;
 pub mod sim;
 #[cfg(feature = "trtllm-bridge")]
 pub mod trtllm;
+
+use faulty::ProcessFault;
 
 pub use error::{EngineError, Reach};
 pub use leg::{Candidate, FinishReason, Leg, Part, Sampling, TokenLogprobs};
@@ -123,6 +127,12 @@ pub trait Engine: Send {
         drop(ready);
     }
 
+    /// Fault injection: does it by itself, as far as it can; `false` if it cannot.
+    fn misbehave(&mut self, fault: ProcessFault) -> bool {
+        let _ = fault;
+        false
+    }
+
     /// Of the blocks that a leg asked for in [`StepOutput::pulls`] the first `have` have come; it computes
     /// the others. Nothing writes to them any more. Unknown legs are ignored.
     fn pulled(&mut self, leg: LegId, have: u32);
@@ -143,12 +153,63 @@ pub trait Engine: Send {
     fn cached_blocks(&self, out: &mut Vec<(BlockHash, Tier)>);
 }
 
+impl Engine for Box<dyn Engine> {
+    fn describe(&self) -> Description {
+        (**self).describe()
+    }
+
+    fn admit(&mut self, leg: Leg) -> Result<(), EngineError> {
+        (**self).admit(leg)
+    }
+
+    fn admit_handed(&mut self, leg: Leg, state: Arc<[u8]>) -> Result<(), EngineError> {
+        (**self).admit_handed(leg, state)
+    }
+
+    fn abort(&mut self, leg: LegId) {
+        (**self).abort(leg);
+    }
+
+    fn has_work(&self) -> bool {
+        (**self).has_work()
+    }
+
+    fn on_ready(&mut self, ready: Ready) {
+        (**self).on_ready(ready);
+    }
+
+    fn misbehave(&mut self, fault: ProcessFault) -> bool {
+        (**self).misbehave(fault)
+    }
+
+    fn pulled(&mut self, leg: LegId, have: u32) {
+        (**self).pulled(leg, have);
+    }
+
+    fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {
+        (**self).step(out)
+    }
+
+    fn kv_pool(&self) -> Option<KvPool> {
+        (**self).kv_pool()
+    }
+
+    fn load(&self) -> Load {
+        (**self).load()
+    }
+
+    fn cached_blocks(&self, out: &mut Vec<(BlockHash, Tier)>) {
+        (**self).cached_blocks(out);
+    }
+}
+
 /// What one step did. Reused from step to step; [`StepOutput::clear`] keeps the allocations.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
 pub struct StepOutput {
     /// Legs that left the queue in this step, with their prompt tokens found in the prefix cache.
     pub started: Vec<Started>,
-    /// New tokens, at most one a leg and step, in no particular order.
+    /// New tokens, those of one leg in their order; more than one of a leg where the engine makes several in a step, or
+    /// steps were merged. None follows one with `finish`.
     pub tokens: Vec<TokenOut>,
     /// Legs that ended here without a token of their own, and why.
     pub failed: Vec<(LegId, EngineError)>,
@@ -212,6 +273,29 @@ impl StepOutput {
         self.pulls.clear();
         self.handed.clear();
         self.fetched.clear();
+    }
+
+    /// Adds what a later step did.
+    pub fn append(&mut self, later: Self) {
+        let Self { started, tokens, failed, kv_events, computed_tokens, .. } = later;
+        self.started.extend(started);
+        self.tokens.extend(tokens);
+        self.failed.extend(failed);
+        self.kv_events.extend(kv_events);
+        self.computed_tokens += computed_tokens;
+        self.prefilled.extend(later.prefilled);
+        self.pulls.extend(later.pulls);
+        self.handed.extend(later.handed);
+        self.fetched.extend(later.fetched);
+    }
+
+    /// Whether anything happened.
+    pub fn is_empty(&self) -> bool {
+        let Self { started, tokens, failed, kv_events, computed_tokens, .. } = self;
+        let parts =
+            self.prefilled.len() + self.pulls.len() + self.handed.len() + self.fetched.len();
+        let rows = started.len() + tokens.len() + failed.len();
+        rows + parts + kv_events.len() + computed_tokens == 0
     }
 }
 

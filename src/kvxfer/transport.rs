@@ -180,7 +180,7 @@ pub trait Transport: Send + Sync {
 }
 
 /// How much of everything one transport takes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Limits {
     /// Registered pools. Default 64.
     pub regions: usize,

@@ -55,6 +55,10 @@ pub struct WorkerMetrics {
     pub engine_failures: Counter,
     /// How often a front end was sent the whole prefix cache anew.
     pub kv_snapshots: Counter,
+    /// Processes of engines that have not ended.
+    pub engine_processes: Gauge,
+    /// Processes of engines that were started.
+    pub engine_process_starts: Counter,
     /// Engines of this rank that stand still and could not be ended.
     pub hung_engines: Gauge,
 }
@@ -101,6 +105,8 @@ pub(super) struct Families {
     preemptions: Family<Labels, Counter>,
     engine_failures: Family<Labels, Counter>,
     kv_snapshots: Family<Labels, Counter>,
+    engine_processes: Family<Labels, Gauge>,
+    engine_process_starts: Family<Labels, Counter>,
     hung_engines: Family<Labels, Gauge>,
 }
 
@@ -137,6 +143,10 @@ impl Families {
                 "kv_snapshots",
                 "How often a front end was sent the whole prefix cache anew",
             ),
+            engine_processes: add
+                .family("engine_processes", "Processes of engines that have not ended"),
+            engine_process_starts: add
+                .family("engine_process_starts", "Processes of engines that were started"),
             hung_engines: add
                 .family("hung_engines", "Engines that stand still and could not be ended"),
         }
@@ -160,6 +170,8 @@ impl Families {
             preemptions: self.preemptions.get_or_create_owned(&labels),
             engine_failures: self.engine_failures.get_or_create_owned(&labels),
             kv_snapshots: self.kv_snapshots.get_or_create_owned(&labels),
+            engine_processes: self.engine_processes.get_or_create_owned(&labels),
+            engine_process_starts: self.engine_process_starts.get_or_create_owned(&labels),
             hung_engines: self.hung_engines.get_or_create_owned(&labels),
         }
     }

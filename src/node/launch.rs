@@ -170,16 +170,41 @@ fn suggested(card: &ModelCard) -> Sampling {
 /// The way to make a rank's engine, as often as it is lost.
 fn engine(node: &Arc<NodeContext>, worker: &Worker) -> Launch {
     let (node, worker) = (node.clone(), worker.clone());
-    Arc::new(move |rank| match worker.engine {
-        EngineKind::Native => finish(&node, &worker, rank, native(&worker)?),
-        EngineKind::Sim => finish(&node, &worker, rank, sim(&worker)?),
+    Arc::new(move |rank| {
+        let key = hash_key(&node.config);
+        let name = format!("{}/{}", worker.served_name, rank.0);
+        let faults = node.config.faults.enabled.then(|| node.fault_switch(&name));
+        let engine: Box<dyn Engine> = match worker.process {
+            true => {
+                let remote = super::engine::start(&node, &worker, rank, &key)?;
+                faults.iter().for_each(|faults| faults.has_process(remote.breaker()));
+                Box::new(remote)
+            }
+            false => make(&worker, rank, &key)?,
+        };
+        Ok(match faults {
+            Some(faults) => Box::new(Faulty::new(engine, faults)),
+            None => engine,
+        })
     })
 }
 
-fn finish<M: Model + 'static>(
-    node: &NodeContext,
+/// Makes a rank's engine in this process.
+pub(super) fn make(
     worker: &Worker,
     rank: RankIndex,
+    key: &HashKey,
+) -> Result<Box<dyn Engine>, EngineError> {
+    match worker.engine {
+        EngineKind::Trtllm => super::trtllm::open(worker, rank, key),
+        EngineKind::Native => finish(worker, key, native(worker)?),
+        EngineKind::Sim => finish(worker, key, sim(worker)?),
+    }
+}
+
+fn finish<M: Model + 'static>(
+    worker: &Worker,
+    key: &HashKey,
     model: M,
 ) -> Result<Box<dyn Engine>, EngineError> {
     let limits = Limits {
@@ -188,21 +213,15 @@ fn finish<M: Model + 'static>(
         max_batch_tokens: worker.max_batch_tokens,
         prefix_cache: worker.prefix_cache,
     };
-    let engine =
-        Embedded::new(model, limits, &hash_key(&node.config)).with_processors(processors(worker)?);
-    if node.config.faults.enabled {
-        let name = format!("{}/{}", worker.served_name, rank.0);
-        return Ok(Box::new(Faulty::new(engine, node.fault_switch(&name))));
-    }
-    Ok(Box::new(engine))
+    Ok(Box::new(Embedded::new(model, limits, key).with_processors(processors(worker)?)))
 }
 
-fn lost(error: impl ToString) -> EngineError {
+pub(super) fn lost(error: impl ToString) -> EngineError {
     EngineError::Lost { during: "loading".into(), detail: error.to_string() }
 }
 
 /// The logits processors that its ranks know.
-fn processors(worker: &Worker) -> Result<Processors, EngineError> {
+pub(super) fn processors(worker: &Worker) -> Result<Processors, EngineError> {
     if worker.engine == EngineKind::Sim {
         return Ok(Processors::default()); // it computes no logits
     }
@@ -217,7 +236,7 @@ fn processors(worker: &Worker) -> Result<Processors, EngineError> {
 }
 
 /// Ids that the tokenizer knows: the checkpoint's padding rows above them are never sampled.
-fn known_ids(worker: &Worker) -> Result<usize, EngineError> {
+pub(super) fn known_ids(worker: &Worker) -> Result<usize, EngineError> {
     TextModel::load(&worker.model, TextLimits::default()).map(|text| text.vocab_len()).map_err(lost)
 }
 

@@ -7,12 +7,17 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::process::WaitOptions;
 
 use crate::config::Supervision;
 
 /// Tells the new process when the ones before it were replaced: seconds since 1970, by commas.
 const HISTORY: &str = "CUELIGHT_REPLACED_AT";
+
+/// How long the children of a replaced process may take to end; they are being killed already.
+const CHILDREN_END: Duration = Duration::from_secs(1);
 
 /// Why the process was not replaced.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,18 @@ pub(super) fn replace(limits: &Supervision) -> ReplaceError {
     let name = name.as_deref().unwrap_or(OsStr::new("cuelight"));
     tracing::warn!(pid = std::process::id(), "replacing this process");
     Command::new(program).arg0(name).args(arguments).env(HISTORY, history).exec().into()
+}
+
+/// Waits for the children of the process that this one has replaced: engines that end with it.
+pub(super) fn reap() {
+    let by = Instant::now() + CHILDREN_END;
+    while env::var_os(HISTORY).is_some() && Instant::now() < by {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(None) => std::thread::sleep(CHILDREN_END / 100),
+            Ok(Some(_)) => {}
+            Err(_) => return, // there are none
+        }
+    }
 }
 
 /// The history after a replacement at `now`, if that may be.

@@ -1,6 +1,6 @@
 """Answers of a cluster as a client sees them, whole enough to compare two of them."""
 
-from cuelight_server import MODEL
+from cuelight_server import MODEL, TRTLLM
 
 PROMPT = "Count up: one, two, three,"
 LONG = dict(model=MODEL, prompt=PROMPT, max_tokens=160, temperature=0)
@@ -34,9 +34,25 @@ def ask(client, on_chunk=lambda count: None, salt=None, rank=None, session=None,
     return read(stream, on_chunk)
 
 
+def runs(worker):
+    """Whether it has a leg now. TensorRT-LLM tells of a step when it is over."""
+    own = worker.metric("cuelight_running") > 0
+    return own or (TRTLLM and worker.metric("cuelight_waiting") > 0)
+
+
+def alike(outcome, options):
+    """What of an outcome must be the same whatever happens to its ranks. TensorRT-LLM's random numbers do not go on
+    where they were after a migration, and it knows what it found in its cache when a leg is over."""
+    if not TRTLLM:
+        return outcome
+    usage = {key: value for key, value in outcome["usage"].items() if key != "prompt_tokens_details"}
+    same = {**outcome, "usage": usage}
+    return {"finishes": same["finishes"], "usage": usage} if options.get("temperature") else same
+
+
 def busy(workers):
     """A worker that runs a leg now."""
-    return next(worker for worker in workers.values() if worker.metric("cuelight_running") > 0)
+    return next(worker for worker in workers.values() if runs(worker))
 
 
 def slow_down(*workers, ms=4):

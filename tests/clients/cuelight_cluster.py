@@ -8,7 +8,7 @@ import subprocess
 import urllib.request
 
 from cuelight_server import (BINARY, FRONTEND_IDLE, MODEL, READY_WITHIN_S, REPOSITORY, WORKER_IDLE, Server, eventually,
-                             free_port)
+                             free_port, with_engine)
 
 COOKIE = "a cookie for tests"
 SHIPPED = REPOSITORY / "models/cuelight-tiny"
@@ -35,7 +35,7 @@ class Node(Server):
             self.sets["frontend.http"] = f"127.0.0.1:{self.port}"
         if "worker" in sections:
             self.sets["worker.threads"] = 1
-        self.sets.update(sets)
+        self.sets.update(with_engine(sets) if "worker" in sections else sets)
         self.config.write_text("".join(f"{section}: {{}}\n" for section in [*sections, "cluster"]))
         self.process = None
         self.start()

@@ -26,6 +26,9 @@ SETTLE_WITHIN_S = 10
 # An engine that takes its time, so that a stream still runs when a test interferes, on a node with room for three.
 SLOW = {"worker.engine": "sim", "worker.sim.step_us": 20_000, "frontend.max_requests": 3}
 
+# Workers whose test does not choose an engine run TensorRT-LLM's stand-in with this; the others run as ever.
+TRTLLM = os.environ.get("CUELIGHT_TEST_TRTLLM") == "1"
+
 # A proxy of the environment must not see what goes to 127.0.0.1.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
@@ -59,6 +62,18 @@ def eventually(what, condition, within_s=SETTLE_WITHIN_S):
         time.sleep(0.02)
 
 
+def with_engine(sets):
+    """The settings of a worker, with the engine that the tests are run for."""
+    if not TRTLLM or sets.get("worker.engine", "native") != "native":
+        return sets
+    folder = REPOSITORY / "tests/trtllm"
+    engine = {"worker.engine": "trtllm", "worker.trtllm.engine_dir": folder / "engine",
+              "worker.trtllm.options": folder / "options.yml", "worker.process_silence_s": 2}
+    if int(sets.get("worker.dp_size", 1)) > 1:
+        engine["worker.trtllm.devices"] = json.dumps(list(range(int(sets["worker.dp_size"]))))
+    return {**sets, **engine}
+
+
 class Server:
     """A server process. `sets` become `--set key=value`."""
 
@@ -73,7 +88,7 @@ class Server:
         self.base_url = f"{self.origin}/v1"
         self.log = pathlib.Path(folder) / f"server-{self.port}.log"
         command = [str(BINARY), "serve", "--set", f"frontend.http=127.0.0.1:{self.port}"]
-        for key, value in (sets or {}).items():
+        for key, value in with_engine(sets or {}).items():
             command += ["--set", f"{key}={value}"]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,

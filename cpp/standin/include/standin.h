@@ -23,7 +23,7 @@ typedef struct cuelight_standin_row {
 } cuelight_standin_row;
 
 /* Computes the next tokens of a batch. Anything but 0 fails the whole step (a forward error).
- * Called from the executor's own thread, never at once for one model. It must not throw or unwind. */
+ * Called from the executor's own thread, never at once for one executor. It must not throw or unwind. */
 typedef int (*cuelight_standin_forward)(void* user, const char* model, cuelight_standin_row* rows, size_t rows_len);
 
 /* The sequence has ended. From the same thread. */

@@ -197,9 +197,11 @@ std::optional<std::string> Loop::objectionToParts(tle::Request const& request) c
         }
     }
     if (auto const bias = request.getEmbeddingBias();
-        bias && bias->getSize() != static_cast<std::size_t>(mSettings.vocab))
+        bias
+        && (bias->getSize() != static_cast<std::size_t>(mSettings.vocab)
+            || bias->getDataType() != tle::DataType::kFP32))
     {
-        return "The embedding bias must have the shape [vocab_size].";
+        return "The embedding bias must be FP32 of the shape [vocab_size].";
     }
     return std::nullopt;
 }

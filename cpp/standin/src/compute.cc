@@ -120,7 +120,7 @@ void Loop::askSource(std::vector<Sequence*> const& ready, std::vector<std::vecto
     for (std::size_t i = 0; i < ready.size(); i++)
     {
         auto& sequence = *ready[i];
-        rows.push_back({sequence.id, sequence.tokens.data(), sequence.tokens.size(), sequence.promptLen,
+        rows.push_back({sourceId(sequence), sequence.tokens.data(), sequence.tokens.size(), sequence.promptLen,
             sequence.told, logits[i].empty() ? nullptr : logits[i].data(), static_cast<std::size_t>(mSettings.vocab),
             -1, 0.f});
         sequence.told = sequence.tokens.size();

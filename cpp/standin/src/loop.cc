@@ -2,6 +2,7 @@
 #include "loop.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <thread>
 
@@ -19,6 +20,12 @@ Limits limitsFor(Settings const& settings, tle::ExecutorConfig const& config)
     return {static_cast<std::size_t>(std::max<std::int64_t>(batch, 1)),
         static_cast<std::size_t>(std::max(tokens, 1)), std::min(input, total - 1), total};
 }
+
+std::uint64_t nextNumber()
+{
+    static std::atomic<std::uint64_t> count{0};
+    return count++;
+}
 } // namespace
 
 Loop::Loop(std::filesystem::path const& model, tle::ExecutorConfig const& config, Inbox& inbox, Outbox& outbox,
@@ -31,6 +38,7 @@ Loop::Loop(std::filesystem::path const& model, tle::ExecutorConfig const& config
     , mOutbox(outbox)
     , mSettings(settingsFor(model))
     , mSource(currentSource())
+    , mNumber(nextNumber())
     , mLimits(limitsFor(mSettings, config))
     , mPool(mSettings, config.getKvCacheConfig(), std::move(events))
 {
@@ -167,6 +175,12 @@ void Loop::failAll(std::string const& what)
     }
 }
 
+// Executors count their requests each for itself.
+std::uint64_t Loop::sourceId(Sequence const& sequence) const
+{
+    return (mNumber << 40) | sequence.id;
+}
+
 void Loop::sweep()
 {
     auto const over = std::stable_partition(
@@ -175,7 +189,7 @@ void Loop::sweep()
     {
         if (mSource.forget != nullptr && (*at)->told > 0)
         {
-            mSource.forget(mSource.user, mModel.c_str(), (*at)->id);
+            mSource.forget(mSource.user, mModel.c_str(), sourceId(**at));
         }
         if ((*at)->job->open == 0)
         {

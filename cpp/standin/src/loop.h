@@ -39,6 +39,7 @@ private:
     void misbehave();
     void failAll(std::string const& what);
     void sweep();
+    [[nodiscard]] std::uint64_t sourceId(Sequence const& sequence) const;
     // admit.cc
     void admit();
     bool start(std::shared_ptr<Job> const& job);
@@ -77,6 +78,7 @@ private:
     Settings mSettings;
     std::uint64_t mSettingsAge = 0;
     Source const mSource;
+    std::uint64_t const mNumber; // of the executor, in this process
     Limits mLimits;
     BlockPool mPool;
     Handoffs mHandoffs;

@@ -37,6 +37,7 @@ void penalize(Rules const& rules, std::vector<float>& logits, std::vector<std::i
     {
         return;
     }
+    auto const from = rules.ignored ? static_cast<std::size_t>(std::max(*rules.ignored, 0)) : promptLen;
     std::vector<std::int32_t> inOutput(logits.size(), 0);
     std::vector<bool> seen(logits.size(), false);
     for (std::size_t i = 0; i < tokens.size(); i++)
@@ -47,7 +48,7 @@ void penalize(Rules const& rules, std::vector<float>& logits, std::vector<std::i
             continue;
         }
         seen[token] = true;
-        inOutput[token] += i >= promptLen ? 1 : 0;
+        inOutput[token] += i >= from ? 1 : 0;
     }
     for (std::size_t token = 0; token < logits.size(); token++)
     {
@@ -154,6 +155,7 @@ Rules::Rules(tensorrt_llm::executor::Request const& request, std::size_t vocab)
     repetition = sampling.getRepetitionPenalty().value_or(1.f);
     presence = sampling.getPresencePenalty().value_or(0.f);
     frequency = sampling.getFrequencyPenalty().value_or(0.f);
+    ignored = sampling.getPromptIgnoreLength();
     noRepeatNgram = sampling.getNoRepeatNgramSize().value_or(0);
     seed = sampling.getSeed().value_or(0);
     badWords = request.getBadWords().value_or(decltype(badWords){});

@@ -17,6 +17,7 @@ struct Rules
     float repetition = 1.f;
     float presence = 0.f;
     float frequency = 0.f;
+    std::optional<std::int32_t> ignored; // tokens of the prompt without presence and frequency penalties; all by default
     std::int32_t noRepeatNgram = 0;
     std::uint64_t seed = 0;
     std::vector<float> bias;

@@ -11,6 +11,7 @@ use crate::actors::link::{FetchEnd, Lent};
 use crate::engine::Handed;
 use crate::ids::{BlockId, LegId};
 use crate::kvxfer::{KvBlocks, KvSource};
+use crate::metrics::Fetched;
 
 impl Steps {
     /// Ends a leg in the engine. What others might read of it is taken back before that.
@@ -52,7 +53,11 @@ impl Steps {
             self.say_of(leg, |frame| frame.lent.push(Lent { leg, source, blocks }));
         }
         for (leg, whole) in std::mem::take(&mut self.step.fetched) {
-            let end = if whole { FetchEnd::Whole } else { FetchEnd::NotGiven };
+            let (end, outcome) = match whole {
+                true => (FetchEnd::Whole, Fetched::Whole),
+                false => (FetchEnd::NotGiven, Fetched::Nothing),
+            };
+            self.shows.transfers.fetches.inc(outcome);
             self.say_of(leg, |frame| frame.fetched.push((leg, end)));
         }
         for row in std::mem::take(&mut self.step.prefilled) {

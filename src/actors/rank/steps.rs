@@ -22,7 +22,7 @@ use crate::actors::transfer::Leases;
 use crate::actors::tree::Counters;
 use crate::engine::{Engine, EngineError, Leg, Load, PrefixCache, StepOutput};
 use crate::ids::{LegId, RankIndex};
-use crate::metrics::{Queued, WorkerMetrics};
+use crate::metrics::{Queued, TransferMetrics, WorkerMetrics};
 
 /// How soon a full stream is tried again while the engine has nothing to do: at first, and at last.
 /// A worker may have a thousand ranks: all of them would keep the stream's writer from the CPU.
@@ -33,6 +33,7 @@ pub(super) struct Shows {
     pub(super) progress: Arc<Progress>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) counters: Counters,
+    pub(super) transfers: Arc<TransferMetrics>,
 }
 
 /// The loop's memory.
@@ -42,7 +43,7 @@ pub(super) struct Steps {
     index: RankIndex,
     life: u32,
     pub(super) rank: ActorRef<Msg>,
-    shows: Shows,
+    pub(super) shows: Shows,
     /// Most legs in the engine, running or waiting.
     max_legs: usize,
     tells: Tells,

@@ -89,12 +89,12 @@ impl Thread {
                 Ok(mut engine) => {
                     engine.on_ready(Arc::new(move || wake.send(Command::Ready)));
                     let description = tells.described(&*engine);
-                    let leases = lending(&*engine, &node, &rank, transfers);
+                    let leases = lending(&*engine, &node, &rank, transfers.clone());
                     leases.and_then(|leases| {
                         let mover = leases.as_ref().map(Leases::mover);
                         // A rank that is gone closes our inbox, which ends the loop.
                         let _ = rank.cast(Msg::Loaded(description, mover));
-                        let shows = Shows { progress, metrics, counters };
+                        let shows = Shows { progress, metrics, counters, transfers };
                         let who = (index, life, rank.clone());
                         Steps::new(engine, inbox, who, shows, tells, leases).run()
                     })

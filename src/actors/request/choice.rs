@@ -49,6 +49,9 @@ pub(super) struct Choice {
     fingerprint: Option<u64>,
     ended: bool,
     cached_tokens: Option<u32>,
+    /// The leg that said so, and the last one that has started.
+    first_started: Option<LegId>,
+    started: Option<LegId>,
     wants_logprobs: bool,
     output_text: OutputText,
     /// Text that became certain with the token at hand; kept for its memory.
@@ -84,6 +87,8 @@ impl Choice {
             fingerprint: None,
             ended: false,
             cached_tokens: None,
+            first_started: None,
+            started: None,
             wants_logprobs: request.sampling.logprobs.is_some(),
             output_text: OutputText::new(detokenizer, stop, request.sampling.min_tokens as usize),
             text: String::new(),
@@ -216,9 +221,20 @@ impl Choice {
         self.fingerprint.is_none_or(|fingerprint| fingerprint == link.fingerprint)
     }
 
-    /// Only the first start counts: a leg after a loss finds more in the cache than the client paid.
-    pub(super) fn started(&mut self, cached_tokens: u32) {
-        self.cached_tokens.get_or_insert(cached_tokens);
+    /// Only the first leg's start counts: one after a loss finds more in the cache than the client paid. Engines that
+    /// know late what they found say it again. Whether the leg had not started before.
+    pub(super) fn started(&mut self, cached_tokens: u32) -> bool {
+        let leg = self.leg.as_ref().map(|(_, _, leg)| *leg);
+        let again = leg.is_some() && leg == self.started;
+        match &mut self.cached_tokens {
+            Some(known) if again && self.first_started == leg => {
+                *known = (*known).max(cached_tokens)
+            }
+            Some(_) => {}
+            None => (self.cached_tokens, self.first_started) = (Some(cached_tokens), leg),
+        }
+        self.started = leg;
+        !again
     }
 
     /// Ends the leg, if there is one, on its rank too.

@@ -241,8 +241,9 @@ impl State {
                 self.taken();
             }
             LegEvent::Started { cached_tokens, fetches } => {
-                choice.started(cached_tokens);
-                if self.legs.wishes.tell_ranks
+                let is_first = choice.started(cached_tokens);
+                if is_first
+                    && self.legs.wishes.tell_ranks
                     && let Some(rank) = choice.rank_name()
                 {
                     self.reply.started(index, rank);

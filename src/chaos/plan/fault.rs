@@ -194,6 +194,7 @@ impl Action {
                 ProcessFault::Abort => Kind::EngineAbort,
                 ProcessFault::Wedge => Kind::EngineWedge,
                 ProcessFault::ForwardError => Kind::ForwardError,
+                ProcessFault::SlowSteps { .. } => Kind::SlowSteps,
             },
             Self::SlowSteps { .. } => Kind::SlowSteps,
             Self::KillActor { .. } => Kind::KillActor,

@@ -210,7 +210,10 @@ impl Field {
                 self.injectable[*index] && role.worker.is_some() && spare_worker(role)
             }
             _ if kind.needs() == Needs::EngineProcess => {
-                self.injectable[*index] && self.engine_processes[*index] && spare_worker(role)
+                self.injectable[*index]
+                    && self.engine_processes[*index]
+                    && role.worker.is_some()
+                    && spare_worker(role)
             }
             Kind::SlowSteps => self.injectable[*index] && role.worker.is_some(),
             Kind::ClockJump => true,

@@ -3,7 +3,7 @@
 use super::{CORES, DAY_S, MIB};
 use crate::config::schema::Preset::{Is, Words};
 use crate::config::schema::TimeUnit::Millis;
-use crate::config::schema::{Key, Kind, PROCESSOR, micros, seconds, whole, worker};
+use crate::config::schema::{GPU, Key, Kind, PROCESSOR, WORD, micros, seconds, whole, worker};
 
 pub(super) const KEYS: &[Key] = &[
     Key::new(
@@ -20,9 +20,10 @@ pub(super) const KEYS: &[Key] = &[
     ),
     Key::new(
         "worker.engine",
-        Kind::Choice(&["native", "sim"]),
+        Kind::Choice(&["native", "sim", "trtllm"]),
         Is("native"),
-        "`native` computes on the CPU; `sim` invents tokens with the timing of `worker.sim`",
+        "`native` computes on the CPU; `sim` invents tokens with the timing of `worker.sim`; `trtllm` is TensorRT-LLM, in builds \
+         that have it (docs/tensorrt-llm.md)",
     ),
     Key::new(
         "worker.dp_size",
@@ -154,6 +155,65 @@ pub(super) const KEYS: &[Key] = &[
     )
     .metric("cuelight_hung_engines")
     .limit(|c| worker(c, |w| w.max_hung_engines as f64)),
+    Key::new(
+        "worker.process_command",
+        Kind::List(WORD),
+        Words("none"),
+        "words before the program where an engine is started in a process of its own, such as [mpirun, -n, \"2\"]",
+    ),
+    Key::new(
+        "worker.trtllm.engine_dir",
+        Kind::Path,
+        Words("none"),
+        "folder that `trtllm-build` has written; `worker.model` names the checkpoint with its tokenizer",
+    ),
+    Key::new(
+        "worker.trtllm.options",
+        Kind::Path,
+        Words("none: TensorRT-LLM's own values"),
+        "YAML file with TensorRT-LLM's own keys, such as `kv_cache_config`: docs/tensorrt-llm.md",
+    ),
+    Key::new(
+        "worker.trtllm.mode",
+        Kind::Choice(&["leader", "orchestrator"]),
+        Is("leader"),
+        "`leader`: MPI starts a process for each GPU (`worker.process_command`); `orchestrator`: TensorRT-LLM starts its own",
+    ),
+    Key::new(
+        "worker.trtllm.worker_executable",
+        Kind::Path,
+        Words("none"),
+        "TensorRT-LLM's `bin/executorWorker`, for mode `orchestrator`",
+    ),
+    Key::new(
+        "worker.trtllm.devices",
+        Kind::List(GPU),
+        Words("TensorRT-LLM's choice; needed if `worker.dp_size` is more than 1"),
+        "GPUs of all engines: with N for each (tensor times pipeline times context parallel), rank i gets those from i·N on",
+    ),
+    Key::new(
+        "worker.process",
+        Kind::Switch,
+        Is("false"),
+        "whether the engine of each rank is a process of its own, so that its end is not the node's: \
+         docs/engine-processes.md; needs `worker.role` aggregated",
+    ),
+    Key::new(
+        "worker.process_silence_s",
+        seconds(0.1, DAY_S),
+        Is("10"),
+        "an engine's process that says nothing for this long is killed and replaced",
+    )
+    .metric("cuelight_engine_failures_total")
+    .limit(|c| worker(c, |w| w.process_silence.as_secs_f64())),
+    Key::new(
+        "worker.process_stop_s",
+        seconds(0.0, DAY_S),
+        Is("5"),
+        "how long an engine's process may take to end before it is killed",
+    )
+    .metric("cuelight_engine_processes")
+    .limit(|c| worker(c, |w| w.process_stop.as_secs_f64())),
     Key::new("worker.sim.step_us", micros(1e9), Is("0"), "time of every step of `sim`"),
     Key::new("worker.sim.prefill_us_per_token", micros(1e9), Is("0"), "and for each prompt token"),
     Key::new("worker.sim.decode_us_per_leg", micros(1e9), Is("0"), "and for each decoding leg"),

@@ -67,7 +67,7 @@ wroker: 1
           line 5: frontend.tls.cert = Cargo.toml: needs frontend.tls.key as well; give both or neither
           line 7: worker.block_tokens = 20: must be a multiple of 16; 16 suits most models
           line 8: worker.max_running = 600: must be at most worker.max_batch_tokens (512): each running leg may need a token in every step; lower it or raise worker.max_batch_tokens
-          line 9: worker.engine = cuda: must be native or sim
+          line 9: worker.engine = cuda: must be native or sim or trtllm
           line 11: worker.kv_memory_mib = 10: worker.kv_blocks and worker.kv_memory_mib exclude each other; keep one
           line 12: worker.model = /nowhere: /nowhere cannot be read: No such file or directory (os error 2); name the directory of a Hugging Face checkpoint
           line 13: wroker: unknown key; did you mean worker?

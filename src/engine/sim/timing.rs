@@ -14,7 +14,7 @@ use crate::engine::model::{Batch, Move};
 const MOST_US: f64 = 1e12;
 
 /// The time a step takes; the default is as fast as possible.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 pub struct Timing {
     /// How the time follows from the work.
     pub law: Law,
@@ -25,7 +25,7 @@ pub struct Timing {
 }
 
 /// How the time of a step follows from its work.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, bincode::Encode, bincode::Decode)]
 pub enum Law {
     /// A sum of terms.
     Formula(Formula),
@@ -34,7 +34,7 @@ pub enum Law {
 }
 
 /// The terms of a step's time.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, bincode::Encode, bincode::Decode)]
 pub struct Formula {
     /// Microseconds for every step.
     pub step_us: f64,
@@ -119,7 +119,7 @@ impl Formula {
 }
 
 /// Times of a real engine's steps. A step that does both takes the sum.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, bincode::Encode, bincode::Decode)]
 #[serde(deny_unknown_fields)]
 pub struct Table {
     prefill: Prefill,
@@ -127,7 +127,7 @@ pub struct Table {
 }
 
 /// Of steps that compute one prompt: `us[i][j]` for `tokens[i]` after `context[j]`.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, bincode::Encode, bincode::Decode)]
 #[serde(deny_unknown_fields)]
 struct Prefill {
     tokens: Vec<f64>,
@@ -136,7 +136,7 @@ struct Prefill {
 }
 
 /// Of steps that decode: `us[i][j]` for `legs[i]` of `context[j]` tokens each.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, bincode::Encode, bincode::Decode)]
 #[serde(deny_unknown_fields)]
 struct Decode {
     legs: Vec<f64>,

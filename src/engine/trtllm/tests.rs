@@ -9,7 +9,7 @@ use super::hook::{LogitsHook, OnLogits};
 use super::standin::{self, SourceRow, TokenSource};
 
 /// The stand-in's options are the process's: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
+pub(super) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     let guard = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     standin::reset();
@@ -25,16 +25,16 @@ fn options() -> EngineOptions {
     }
 }
 
-fn engine(options: &EngineOptions) -> cxx::UniquePtr<Engine> {
+pub(super) fn engine(options: &EngineOptions) -> cxx::UniquePtr<Engine> {
     open(options, Box::new(LogitsHook(None)), false).unwrap()
 }
 
-fn prompt(tokens: &[i32], max_tokens: i32) -> RequestOptions {
+pub(super) fn prompt(tokens: &[i32], max_tokens: i32) -> RequestOptions {
     RequestOptions { tokens: tokens.to_vec(), max_tokens, ..Default::default() }
 }
 
 /// Tokens and the last row of a request; at most ten seconds.
-fn run(engine: &Engine, request: &RequestOptions) -> (Vec<i32>, Row, Output) {
+pub(super) fn run(engine: &Engine, request: &RequestOptions) -> (Vec<i32>, Row, Output) {
     let admitted = engine.enqueue(request).unwrap();
     assert_eq!(admitted.status, Admission::Accepted, "{}", admitted.text);
     let (mut tokens, mut out) = (Vec::new(), Output::default());

@@ -49,7 +49,7 @@ type Registration = (Arc<Memory>, SyncSender<Result<Vec<u8>, String>>);
 type Command = front::Command<NixlEndpoint, Registration>;
 
 /// What NIXL's UCX is told. `UCX_*` in the environment wins over it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Options {
     /// The folder with `libnixl_capi.so`. `CUELIGHT_NIXL_DIR` wins over it; without both, `../lib/nixl`
     /// beside the executable and then the system's loader are asked. The first transport of a

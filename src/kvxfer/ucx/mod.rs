@@ -42,7 +42,7 @@ type Registration = (Arc<Memory>, SyncSender<Result<Vec<u8>, String>>);
 type Command = front::Command<UcxEndpoint, Registration>;
 
 /// What UCX is told. `UCX_*` in the environment wins over it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Options {
     /// The folder with libucm, libucs, libuct and libucp. `CUELIGHT_UCX_DIR` wins over it; without
     /// both, `../lib/ucx` beside the executable and then the system's loader are asked. The first

@@ -36,6 +36,11 @@ impl Pulls {
         self.legs.remove(&leg).map(|(_, leg)| leg)
     }
 
+    /// Whether this leg's is on its way.
+    pub fn has(&self, leg: LegId) -> bool {
+        self.legs.contains_key(&leg)
+    }
+
     /// Whether none is on its way.
     pub fn is_empty(&self) -> bool {
         self.legs.is_empty()

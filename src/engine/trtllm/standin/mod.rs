@@ -1,12 +1,16 @@
 //! The stand-in's own controls: its tokens and its misbehaviour. Not there with the real TensorRT-LLM.
 
 mod ffi;
+mod folder;
+mod model;
 
 pub use ffi::{options, reset, set, tokens_by_rule, tokens_from};
+pub use folder::engine_folder;
+pub use model::{ServeOptions, serve_model};
 
 /// Where tokens come from.
 ///
-/// Called from the executor's own thread; for one model never twice at once.
+/// Called from the executors' own threads; for one executor never twice at once.
 pub trait TokenSource: Send + Sync {
     /// The next tokens of a batch, one for each row: the token and its logprob, or logits if they are asked
     /// for. False fails the step, and with it everything in the batch.
@@ -19,7 +23,7 @@ pub trait TokenSource: Send + Sync {
 /// One sequence in one step.
 #[derive(Debug)]
 pub struct SourceRow<'a> {
-    /// Unlike that of any other sequence of the engine.
+    /// Unlike that of any other sequence of the process.
     pub sequence: u64,
     /// Prompt and output so far.
     pub tokens: &'a [i32],
