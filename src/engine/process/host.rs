@@ -13,6 +13,7 @@ use super::frames::{self, FrameError, Frames};
 use super::{Command, Report, Step, lost};
 use crate::engine::faulty::ProcessFault;
 use crate::engine::{Engine, EngineError, Load, StepOutput};
+use crate::ids::LegId;
 
 /// What the engine's thread is told.
 enum Word {
@@ -61,6 +62,7 @@ pub fn host(
         inbox,
         mouth: mouth.clone(),
         out,
+        refused: Vec::new(),
         load,
         admits: 0,
         said: 0,
@@ -138,6 +140,8 @@ struct Steps {
     inbox: Receiver<Word>,
     mouth: Mouth,
     out: StepOutput,
+    /// Legs that the engine did not take: a step would clear them.
+    refused: Vec<(LegId, EngineError)>,
     load: Load,
     /// Legs admitted so far, and those that the other side knows of.
     admits: u64,
@@ -176,14 +180,14 @@ impl Steps {
                 let id = leg.id;
                 self.admits += 1;
                 if let Err(error) = self.engine.admit(leg) {
-                    self.out.failed.push((id, error));
+                    self.refused.push((id, error));
                 }
             }
             Word::Command(Command::AdmitHanded(leg, state)) => {
                 let id = leg.id;
                 self.admits += 1;
                 if let Err(error) = self.engine.admit_handed(leg, state) {
-                    self.out.failed.push((id, error));
+                    self.refused.push((id, error));
                 }
             }
             Word::Command(Command::Suffer(fault)) => self.suffer(fault),
@@ -226,6 +230,7 @@ impl Steps {
 
     /// Says what happened, if anything did.
     fn tell(&mut self) -> Result<(), EngineError> {
+        self.out.failed.append(&mut self.refused);
         let load = self.engine.load();
         if self.out.is_empty() && load == self.load && self.admits == self.said {
             return Ok(());
