@@ -223,8 +223,19 @@ pub struct StepOutput {
     pub pulls: Vec<PullOut>,
     /// Legs of [`Part::Prefill`] whose KV waits for the engine that decodes.
     pub handed: Vec<Handed>,
-    /// Legs of [`Engine::admit_handed`] that need nothing from elsewhere any more, and whether they got it.
-    pub fetched: Vec<(LegId, bool)>,
+    /// Legs of [`Engine::admit_handed`] that need nothing from elsewhere any more, and why.
+    pub fetched: Vec<(LegId, HandedEnd)>,
+}
+
+/// What became of a prompt that an engine of the same kind has computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum HandedEnd {
+    /// It has come.
+    Whole,
+    /// It has not: the other engine did not give it, or gave nothing that this one can go on from.
+    NotGiven,
+    /// It was not asked for.
+    NotTaken,
 }
 
 /// A prompt's KV, from now until its leg is aborted, for an engine of the same kind.

@@ -48,8 +48,8 @@ void Loop::run()
 {
     for (;;)
     {
-        refresh();
         idle();
+        refresh();
         if (mActive.empty() && mInbox.waiting() == 0 && mInbox.stopped())
         {
             return;

@@ -89,6 +89,8 @@ pub struct Link {
     pub block_tokens: usize,
     /// What it tells of its prefix cache.
     pub prefix_cache: PrefixCache,
+    /// Whether its engines move prompts' KV by themselves.
+    pub hands_over: bool,
     /// What its ranks do.
     pub role: Role,
     router: Arc<ModelRouter>,
@@ -113,6 +115,7 @@ impl Link {
             ranks: up.ranks.iter().map(rank).collect(),
             block_tokens: up.description.block_tokens,
             prefix_cache: up.description.prefix_cache,
+            hands_over: up.description.hands_over,
             role: up.role,
             router,
             calls: Calls::default(),

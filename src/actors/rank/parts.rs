@@ -8,7 +8,7 @@ use tracing::warn;
 use super::Msg;
 use super::steps::Steps;
 use crate::actors::link::{FetchEnd, Lent};
-use crate::engine::Handed;
+use crate::engine::{Handed, HandedEnd};
 use crate::ids::{BlockId, LegId};
 use crate::kvxfer::{KvBlocks, KvSource};
 use crate::metrics::Fetched;
@@ -52,10 +52,11 @@ impl Steps {
             let source = Some(KvSource::Engine(state));
             self.say_of(leg, |frame| frame.lent.push(Lent { leg, source, blocks }));
         }
-        for (leg, whole) in std::mem::take(&mut self.step.fetched) {
-            let (end, outcome) = match whole {
-                true => (FetchEnd::Whole, Fetched::Whole),
-                false => (FetchEnd::NotGiven, Fetched::Nothing),
+        for (leg, end) in std::mem::take(&mut self.step.fetched) {
+            let (end, outcome) = match end {
+                HandedEnd::Whole => (FetchEnd::Whole, Fetched::Whole),
+                HandedEnd::NotGiven => (FetchEnd::NotGiven, Fetched::Nothing),
+                HandedEnd::NotTaken => (FetchEnd::NotTaken, Fetched::Nothing),
             };
             self.shows.transfers.fetches.inc(outcome);
             self.say_of(leg, |frame| frame.fetched.push((leg, end)));

@@ -191,7 +191,9 @@ impl Legs {
         let Some((at, cached)) = self.model.router.peek(ask, &offers(decoders)) else {
             return Err(self.nowhere(choice, model, decoders.len()));
         };
-        if !fetches(&decoders[at]) {
+        // Engines that move KV by themselves do not tell the first token's log probability along with it.
+        let told = decoders[at].0.hands_over && self.sampling.logprobs.is_some();
+        if told || !fetches(&decoders[at]) {
             return Ok(None); // it does both
         }
         let metrics = self.shared.node.metrics.model(&self.model.name);

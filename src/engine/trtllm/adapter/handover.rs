@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use super::super::ffi::{Admission, Fault, Handoff, Output, Phase, RequestOptions, Row};
 use super::super::handoff::{Identity, Ledger, Limits, Pulls, State};
 use super::{Adapter, request};
-use crate::engine::{EngineError, Handed, Leg, Part, StepOutput};
+use crate::engine::{EngineError, Handed, HandedEnd, Leg, Part, StepOutput};
 use crate::ids::LegId;
 
 /// Between two requests that only make an idle executor look after what was pulled.
@@ -44,7 +44,7 @@ pub(super) struct Handover {
     /// Requests that were given up while their KV was on its way, and since when.
     given_up: FxHashMap<u64, Instant>,
     /// To be told with the next step: legs that compute all here.
-    refused: Vec<LegId>,
+    refused: Vec<(LegId, HandedEnd)>,
     /// The executor's step at the last poke: later ones tell what is held.
     poked_at: Option<u64>,
 }
@@ -85,7 +85,7 @@ impl Handover {
     /// A row of a leg without a fault: its prompt has come, if it was to.
     pub(super) fn has_come(&mut self, leg: LegId, out: &mut StepOutput) {
         if self.pulls.end(leg) {
-            out.fetched.push((leg, true));
+            out.fetched.push((leg, HandedEnd::Whole));
         }
     }
 
@@ -135,7 +135,7 @@ impl Adapter {
             handover.given_up.insert(request, now);
         }
         handover.ledger.release(leg, now);
-        handover.refused.retain(|refused| *refused != leg);
+        handover.refused.retain(|(refused, _)| *refused != leg);
         self.set_timers();
     }
 
@@ -179,26 +179,25 @@ impl Adapter {
     /// Takes a leg on whose prompt another engine has computed.
     pub(super) fn take_over(&mut self, leg: Leg, state: &Arc<[u8]>) -> Result<(), EngineError> {
         let Some(handover) = &mut self.handover else { return self.begin(leg, None) };
+        let id = leg.id;
         let handoff = match State::unpack(&handover.config.identity, state) {
-            Ok(handoff) if leg.sampling.logprobs.is_none() => Some(handoff),
-            Ok(_) => None,
+            Ok(handoff) if leg.sampling.logprobs.is_none() => Ok(handoff),
+            Ok(_) => Err(HandedEnd::NotTaken),
             Err(error) => {
-                tracing::warn!(leg = %leg.id, %error, "a prompt is computed again");
-                None
+                tracing::warn!(leg = %id, %error, "a prompt is computed again");
+                Err(HandedEnd::NotGiven)
             }
         };
-        let id = leg.id;
-        if handoff.is_some() {
-            handover.pulls.begin(leg.clone(), Instant::now());
-        } else {
-            handover.refused.push(id);
+        match &handoff {
+            Ok(_) => handover.pulls.begin(leg.clone(), Instant::now()),
+            Err(why) => handover.refused.push((id, *why)),
         }
-        let begun = self.begin(leg, handoff);
+        let begun = self.begin(leg, handoff.ok());
         if begun.is_err()
             && let Some(handover) = &mut self.handover
         {
             handover.pulls.end(id);
-            handover.refused.retain(|refused| *refused != id);
+            handover.refused.retain(|(refused, _)| *refused != id);
         }
         begun
     }
@@ -209,7 +208,7 @@ impl Adapter {
         let Some(handover) = &mut self.handover else { return false };
         let Some(leg) = handover.pulls.fail(leg) else { return false };
         tracing::warn!(leg = %leg.id, why, "a prompt did not come and is computed here");
-        out.fetched.push((leg.id, false));
+        out.fetched.push((leg.id, HandedEnd::NotGiven));
         let id = leg.id;
         let leg = Arc::unwrap_or_clone(leg);
         if let Err(error) = self.begin(leg, None) {
@@ -222,9 +221,7 @@ impl Adapter {
     pub(super) fn tend(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {
         let now = Instant::now();
         let Some(handover) = &mut self.handover else { return Ok(()) };
-        for leg in handover.refused.drain(..) {
-            out.fetched.push((leg, false));
-        }
+        out.fetched.append(&mut handover.refused);
         let seconds = handover.config.lease.as_secs();
         for leg in handover.ledger.expired(now) {
             out.failed.push((leg, EngineError::Unfetched { seconds }));

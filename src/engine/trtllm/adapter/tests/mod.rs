@@ -1,6 +1,7 @@
 //! The adapter's pure parts, and all of it against the stand-in.
 
 mod events;
+mod handover;
 mod lives;
 mod misbehaviour;
 mod request;
@@ -85,6 +86,8 @@ fn until(
         all.tokens.append(&mut out.tokens);
         all.failed.append(&mut out.failed);
         all.kv_events.append(&mut out.kv_events);
+        all.handed.append(&mut out.handed);
+        all.fetched.append(&mut out.fetched);
         all.computed_tokens += out.computed_tokens;
     }
     Ok(())
