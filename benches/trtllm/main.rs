@@ -117,6 +117,7 @@ fn adapter(legs: u32) -> f64 {
         step_timeout: Duration::from_secs(30),
         handover: None,
         shutdown_timeout: Duration::from_secs(10),
+        loras: Vec::new(),
     };
     let mut engine = Adapter::open(config, Processors::default()).expect("the stand-in opens");
     let (ready, news) = std::sync::mpsc::channel();

@@ -34,11 +34,12 @@ bool contains(std::string const& text, char const* part)
 std::optional<tle::LogitsPostProcessorConfig> processors(
     EngineOptions const& options, std::shared_ptr<LogitsBridge> const& bridge)
 {
-    if (options.processor_names.empty() && !options.processor_batched)
+    bool const named = !options.processor_names.empty() || options.processor_batched;
+    if (!named && !options.processor_replicate)
     {
         return std::nullopt;
     }
-    if (!bridge)
+    if (named && !bridge)
     {
         throw Unusable("logits post-processors need a hook");
     }

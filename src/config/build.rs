@@ -208,6 +208,12 @@ fn processors(values: &mut Values, host: &Host) -> Vec<Wanted> {
         values.complain(KEY, format!("must name what there is: {error}"));
     }
     if !is_sim && (host.env)("CUELIGHT_TEST_LOGITS_PROCESSOR").as_deref() == Some("1") {
+        let is_trtllm = values.text("worker.engine").as_deref() == Some("trtllm");
+        if is_trtllm && values.text("worker.trtllm.mode").as_deref() == Some("orchestrator") {
+            let rule = "cannot be switched on by CUELIGHT_TEST_LOGITS_PROCESSOR=1 with worker.trtllm.mode orchestrator, \
+                        whose engine computes in other processes; take it out of the environment";
+            values.complain(KEY, rule);
+        }
         wanted.push(Wanted::named("forced_text"));
     }
     wanted

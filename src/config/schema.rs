@@ -263,6 +263,12 @@ pub(super) const PROCESSOR: Item = Item {
     rule: "NAME or NAME={…}, such as temperature={\"value\":2}",
     holds: |text| text.split_once('=').is_none_or(|(_, arguments)| arguments.starts_with('{')),
 };
+pub(super) const ADAPTER: Item = Item {
+    rule: "NAME=FOLDER",
+    holds: |text| {
+        text.split_once('=').is_some_and(|(name, dir)| !name.is_empty() && !dir.is_empty())
+    },
+};
 pub(super) const ENDPOINT: Item = Item {
     rule: "http://host:port",
     holds: |text| text.strip_prefix("http://").is_some_and(is_host_port),

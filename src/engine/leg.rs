@@ -45,7 +45,7 @@ pub enum Part {
     },
 }
 
-/// How tokens are chosen. Neutral values switch a rule off; [`Sampling::default`] is greedy.
+/// How tokens are chosen, and by which weights. Neutral values switch a rule off; [`Sampling::default`] is greedy.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 pub struct Sampling {
     /// 0 takes the likeliest token.
@@ -78,6 +78,29 @@ pub struct Sampling {
     pub logprobs: Option<u8>,
     /// What changes the logits before all of this, in this order.
     pub processors: Vec<Wanted>,
+    /// Sequences of tokens that must not be in the output.
+    pub bad_words: Vec<Vec<u32>>,
+    /// The form that the output must have; engines that cannot see to it refuse the leg.
+    pub guide: Option<Guide>,
+    /// The adapter on the model's weights, by its name; engines that do not have it refuse the leg.
+    pub lora: Option<String>,
+    /// Lower goes first where an engine chooses among the legs that wait.
+    pub priority: i32,
+}
+
+/// A form that an output must have, for engines that guide decoding.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Guide {
+    /// A JSON object.
+    Json,
+    /// JSON of this schema.
+    JsonSchema(String),
+    /// A text that this regular expression matches.
+    Regex(String),
+    /// A text of this grammar, in extended Backus-Naur form.
+    Grammar(String),
+    /// A text that is free but for the parts between given marks; JSON says which.
+    StructuralTag(String),
 }
 
 impl Default for Sampling {
@@ -98,6 +121,10 @@ impl Default for Sampling {
             ignore_eos: false,
             logprobs: None,
             processors: Vec::new(),
+            bad_words: Vec::new(),
+            guide: None,
+            lora: None,
+            priority: 0,
         }
     }
 }

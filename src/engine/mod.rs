@@ -30,7 +30,7 @@ pub mod trtllm;
 use faulty::ProcessFault;
 
 pub use error::{EngineError, Reach};
-pub use leg::{Candidate, FinishReason, Leg, Part, Sampling, TokenLogprobs};
+pub use leg::{Candidate, FinishReason, Guide, Leg, Part, Sampling, TokenLogprobs};
 pub use model::KvPool;
 
 use std::sync::Arc;

@@ -125,7 +125,9 @@ fn job(
     let lengths = prompts.iter().map(|prompt| prompt.len());
     let max_tokens = output_room(kind, lengths, model.context, common.max_tokens)?;
     let vocab = model.text.vocab_len();
-    let sampling = common.sampling.resolve(&model, vocab, random::number)?;
+    let mut sampling = common.sampling.resolve(&model, vocab, random::number)?;
+    sampling.priority = common.priority;
+    sampling.bad_words = bad_words(&model, &common.bad_words)?;
     if sampling.min_tokens > max_tokens {
         let text = format!(
             "min_tokens = {}: must be at most the {max_tokens} tokens that can follow the prompt",
@@ -134,6 +136,22 @@ fn job(
         return Err(ApiError::of(Problem::InvalidValue, "min_tokens", text));
     }
     Ok(Job { kind, model, prompts, echo, max_tokens, sampling, common, tenant: 0 })
+}
+
+/// Bad words as tokens: each as it is at the beginning of a text, and as it is after a space.
+fn bad_words(model: &ServedModel, words: &[String]) -> Result<Vec<Vec<u32>>, ApiError> {
+    let mut all: Vec<Vec<u32>> = Vec::new();
+    for word in words {
+        let bare = word.trim_start_matches(' ');
+        for text in [bare.to_owned(), format!(" {bare}")] {
+            let encoded = model.text.encode(&text, false);
+            let tokens = encoded.map_err(|error| text_error("bad_words", &error))?;
+            if !tokens.is_empty() && !all.contains(&tokens) {
+                all.push(tokens);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// How many tokens each choice may have: what the client asked for, if it fits into the context

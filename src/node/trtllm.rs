@@ -22,13 +22,17 @@ pub(super) use with::{follow, open};
 #[cfg(feature = "trtllm-bridge")]
 mod with {
     use super::*;
-    use crate::engine::trtllm::adapter::{Adapter, AdapterConfig, EVENTS_KEPT, HandoverConfig};
-    use crate::engine::trtllm::built::Built;
+    use crate::config::trtllm::{Built, TrtllmMode};
+    use crate::engine::native::checkpoint::read_card;
+    use crate::engine::trtllm::adapter::{
+        Adapter, AdapterConfig, EVENTS_KEPT, HandoverConfig, Lora,
+    };
     use crate::engine::trtllm::ffi::{self, Capabilities, EngineOptions};
     use crate::engine::trtllm::handoff::Identity;
     use crate::engine::trtllm::hook::LogitsHook;
     use crate::node::launch::{known_ids, lost, processors};
     use crate::router::Role;
+    use crate::text::{TextLimits, TextModel};
 
     /// Opens the engine of a rank; the process is its own.
     pub(in crate::node) fn open(
@@ -52,6 +56,9 @@ mod with {
         config.events = worker.kv_events && worker.prefix_cache;
         config.step_timeout = worker.step_timeout;
         config.shutdown_timeout = worker.process_stop;
+        for (name, folder) in &worker.trtllm.loras {
+            config.loras.push(Lora::read(name, folder).map_err(lost)?);
+        }
         let max_tokens = config.engine.kv.max_tokens;
         if max_tokens.some {
             config.blocks = max_tokens.value.max(0) as u32 / built.block_tokens.max(1) as u32;
@@ -90,6 +97,13 @@ mod with {
         engine.bias_type.clone_from(&built.logits_dtype);
         engine.vocab_size = u32::try_from(built.vocab).map_err(lost)?;
         fill(&mut engine, worker, can);
+        if engine.guided.backend.some {
+            guide(&mut engine, worker)?;
+        }
+        // Each request has its own processor: where layers are shared, only the first process is to call it.
+        if built.tensor_parallel > 1 && worker.trtllm.mode == TrtllmMode::Leader {
+            engine.processor_replicate = false.into();
+        }
         Ok(engine)
     }
 
@@ -107,6 +121,20 @@ mod with {
             let ms = worker.transfer.lease.as_millis().min(i32::MAX as u128);
             *timeout = (ms as i32).into();
         }
+    }
+
+    /// What whoever guides decoding has to know of the tokenizer.
+    fn guide(engine: &mut EngineOptions, worker: &Worker) -> Result<(), EngineError> {
+        let text = TextModel::load(&worker.model, TextLimits::default()).map_err(lost)?;
+        let name = |id| text.token_name(id).unwrap_or_default();
+        engine.guided.vocabulary = (0..text.vocab_len() as u32).map(name).collect();
+        let path = worker.model.join("tokenizer.json");
+        let json = std::fs::read_to_string(&path);
+        let json = json.map_err(|error| lost(format!("{}: {error}", path.display())))?;
+        engine.guided.tokenizer = json.into();
+        let ends = read_card(&worker.model).map_err(lost)?.eos_ids;
+        engine.guided.stop_ids = ends.iter().map(|&id| id as i32).collect();
+        Ok(())
     }
 
     fn identity(built: &Built, engine: &EngineOptions, can: &Capabilities) -> Identity {

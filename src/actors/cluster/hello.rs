@@ -26,7 +26,7 @@ use crate::ids::{Generation, NodeId};
 /// First bytes of every connection.
 const MAGIC: [u8; 8] = *b"CUELIGHT";
 /// Version of everything that nodes say to each other. Nodes of different versions do not connect.
-pub const PROTOCOL: u16 = 6;
+pub const PROTOCOL: u16 = 7;
 /// Largest message of a greeting, in bytes.
 const MAX_GREETING: usize = 4096;
 

@@ -3,7 +3,9 @@
 use super::{CORES, DAY_S, MIB};
 use crate::config::schema::Preset::{Is, Words};
 use crate::config::schema::TimeUnit::Millis;
-use crate::config::schema::{GPU, Key, Kind, PROCESSOR, WORD, micros, seconds, whole, worker};
+use crate::config::schema::{
+    ADAPTER, GPU, Key, Kind, PROCESSOR, WORD, micros, seconds, whole, worker,
+};
 
 pub(super) const KEYS: &[Key] = &[
     Key::new(
@@ -190,6 +192,13 @@ pub(super) const KEYS: &[Key] = &[
         Kind::List(GPU),
         Words("TensorRT-LLM's choice; needed if `worker.dp_size` is more than 1"),
         "GPUs of all engines: with N for each (tensor times pipeline times context parallel), rank i gets those from i·N on",
+    ),
+    Key::new(
+        "worker.trtllm.loras",
+        Kind::List(ADAPTER),
+        Words("none"),
+        "adapters (LoRA) that requests may name in `lora`, as NAME=FOLDER, with what TensorRT-LLM's hf_lora_convert.py has \
+         written; all workers of a model need the same",
     ),
     Key::new(
         "worker.process",

@@ -142,6 +142,7 @@ fn another(key: &schema::Key) -> String {
         (Kind::List(_), "cluster.etcd.endpoints") => "['http://127.0.0.1:1']".into(),
         (Kind::List(_), "worker.logits_processors") => "[forced_text]".into(),
         (Kind::List(_), "worker.trtllm.devices") => "[1]".into(),
+        (Kind::List(_), "worker.trtllm.loras") => "[french=tests/trtllm/lora]".into(),
         (Kind::List(_), "frontend.router.modes") => "[m=random]".into(),
         (Kind::List(_), _) => "['127.0.0.1:7001']".into(),
     }

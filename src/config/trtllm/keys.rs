@@ -129,9 +129,9 @@ pub(super) const TAKEN: &[Taken] = &[
     ),
     int(
         "iter_stats_max_iterations",
-        0,
+        1,
         |o, v| o.iter_stats_max_iterations = Some(v),
-        "statistics of steps that are kept; 0 for none",
+        "statistics of steps that are kept until they are taken, every 20 ms: load and progress are known from them",
     ),
     int(
         "request_stats_max_iterations",
@@ -189,9 +189,9 @@ pub(super) const TAKEN: &[Taken] = &[
     ),
     same("pipeline_parallel_size", |b| Some(b.pipeline_parallel.to_string()), "likewise"),
     same("context_parallel_size", |b| Some(b.context_parallel.to_string()), "likewise"),
-    same("max_seq_len", |b| b.max_seq_len.map(|n| n.to_string()), "likewise"),
-    same("max_input_len", |b| b.max_input_len.map(|n| n.to_string()), "likewise"),
-    taken("dtype", Kind::Text, Set::Same(|b| b.dtype.clone()), "likewise; or `auto`"),
+    same("max_seq_len", |b| Some(b.max_seq_len.to_string()), "likewise"),
+    same("max_input_len", |b| Some(b.max_input_len.to_string()), "likewise"),
+    taken("dtype", Kind::Text, Set::Same(|b| Some(b.dtype.clone())), "likewise; or `auto`"),
     switch(
         "kv_cache_config.enable_block_reuse",
         |o, v| o.kv.enable_block_reuse = Some(v),
@@ -259,7 +259,7 @@ pub(super) const TAKEN: &[Taken] = &[
     ),
     same(
         "kv_cache_config.tokens_per_block",
-        |b| b.tokens_per_block.map(|n| n.to_string()),
+        |b| Some(b.block_tokens.to_string()),
         "must be what the engine was built for",
     ),
     taken(

@@ -247,8 +247,8 @@ impl Reader<'_> {
             };
         }
         let most = self.built.and_then(|built| match taken.key.name {
-            "max_batch_size" => built.max_batch_size,
-            "max_num_tokens" => built.max_num_tokens,
+            "max_batch_size" => Some(built.max_batch_size as u64),
+            "max_num_tokens" => Some(built.max_num_tokens as u64),
             _ => None,
         });
         match (most, value) {

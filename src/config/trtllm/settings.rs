@@ -15,6 +15,7 @@ const OPTIONS: &str = "worker.trtllm.options";
 const MODE: &str = "worker.trtllm.mode";
 const EXECUTABLE: &str = "worker.trtllm.worker_executable";
 const DEVICES: &str = "worker.trtllm.devices";
+const LORAS: &str = "worker.trtllm.loras";
 const COMMAND: &str = "worker.process_command";
 const PROCESSORS: &str = "worker.logits_processors";
 
@@ -32,7 +33,9 @@ pub struct TrtllmSettings {
     pub worker_executable: Option<PathBuf>,
     /// `worker.trtllm.devices`: GPUs of all ranks' engines. Default: TensorRT-LLM's choice.
     pub devices: Vec<u16>,
-    /// What the engine was built with; `None` where its folder has no `config.json` (stand-in).
+    /// `worker.trtllm.loras`: adapters by name, and the folders of their weights. Default: none.
+    pub loras: Vec<(String, PathBuf)>,
+    /// What the engine was built with; `None` where there is none.
     pub built: Option<Built>,
 }
 
@@ -90,6 +93,7 @@ pub(in crate::config) fn settings(values: &mut Values) -> TrtllmSettings {
         },
         worker_executable: values.text(EXECUTABLE).map(PathBuf::from),
         devices: values.list(DEVICES).iter().filter_map(|text| text.parse().ok()).collect(),
+        loras: loras(values),
         built,
     };
     if is_trtllm {
@@ -105,13 +109,33 @@ fn built(values: &mut Values, dir: &Path, is_trtllm: bool) -> Option<Built> {
     match Built::read(dir) {
         Ok(built) => Some(built),
         Err(_) if !is_trtllm => None,
-        // The stand-in plays a model that nobody has built.
-        Err(_) if cfg!(trtllm_standin) && dir.is_dir() && !dir.join("config.json").exists() => None,
         Err(rule) => {
             values.complain(ENGINE_DIR, rule);
             None
         }
     }
+}
+
+fn loras(values: &mut Values) -> Vec<(String, PathBuf)> {
+    let mut all: Vec<(String, PathBuf)> = Vec::new();
+    for text in values.list(LORAS) {
+        let Some((name, folder)) = text.split_once('=') else { continue };
+        let files = ["model.lora_weights.npy", "model.lora_config.npy"];
+        let lacks = files.iter().find(|file| !Path::new(folder).join(file).is_file());
+        if let Some(file) = lacks {
+            let rule =
+                format!("{folder} has no {file}; write it with TensorRT-LLM's hf_lora_convert.py");
+            values.complain(LORAS, rule);
+        } else if all.iter().any(|(known, _)| known == name) {
+            values.complain(
+                LORAS,
+                format!("names {name} twice; give each adapter a name of its own"),
+            );
+        } else {
+            all.push((name.to_owned(), PathBuf::from(folder)));
+        }
+    }
+    all
 }
 
 fn options(values: &mut Values, built: Option<&Built>) -> TrtllmOptions {
@@ -198,8 +222,7 @@ fn started(command: &[String]) -> Option<usize> {
 fn device_rules(values: &mut Values, settings: &TrtllmSettings) {
     let (ranks, world) = (values.size("worker.dp_size"), settings.world());
     // How many GPUs an engine needs is only known of one that can be read.
-    let unknown = settings.built.is_none() && !cfg!(trtllm_standin);
-    if unknown || values.is_broken(DEVICES) {
+    if settings.built.is_none() || values.is_broken(DEVICES) {
         return;
     }
     let devices = &settings.devices;
@@ -245,8 +268,7 @@ fn transfer_rules(values: &mut Values, settings: &TrtllmSettings) {
         );
         return values.complain("worker.role", rule);
     }
-    let known = settings.built.as_ref().and_then(|built| built.max_seq_len);
-    let known = known.map(|tokens| usize::try_from(tokens).unwrap_or(usize::MAX));
+    let known = settings.built.as_ref().map(|built| built.max_seq_len);
     let cap = values.maybe_size("worker.max_context");
     let Some(longest) = known.into_iter().chain(cap).min() else { return };
     if let Err(rule) = check_buffer(&settings.options, longest) {

@@ -9,11 +9,11 @@ mod tests;
 use super::blocks::HashKey;
 use super::model::{Batch, Model, Produced, Shape};
 use super::processors::{Chain, Processors, SoFar};
-use super::sample::{History, MAX_TOP_LOGPROBS, Position, Sampler};
+use super::sample::{History, MAX_TOP_LOGPROBS, Position, Sampler, ban};
 use super::schedule::{Limits, Scheduler, Sequence};
 use super::{
     Candidate, Description, Engine, EngineError, FinishReason, KvPool, Leg, Load, PrefixCache,
-    StepOutput, Tier, TokenLogprobs, TokenOut,
+    Sampling, StepOutput, Tier, TokenLogprobs, TokenOut,
 };
 use crate::ids::{BlockHash, LegId};
 
@@ -77,6 +77,32 @@ impl<M: Model> Embedded<M> {
         &mut self.model
     }
 
+    /// Refuses what only other engines can do.
+    fn refuse(&self, sampling: &Sampling) -> Result<(), EngineError> {
+        let kind = self.model.kind();
+        let refused =
+            |what: &'static str, why| Err(EngineError::Unsupported { what: what.into(), why });
+        if sampling.guide.is_some() {
+            return refused(
+                "response_format",
+                format!(
+                    "an engine of kind {kind} cannot keep to a form; leave it out or ask for \"text\", or serve the \
+                     model with worker.engine trtllm and guided_decoding_backend in worker.trtllm.options"
+                ),
+            );
+        }
+        match &sampling.lora {
+            Some(name) => refused(
+                "lora",
+                format!(
+                    "an engine of kind {kind} has no adapters, so not {name:?}; leave it out, or serve the model with \
+                     worker.engine trtllm and worker.trtllm.loras"
+                ),
+            ),
+            None => Ok(()),
+        }
+    }
+
     /// Remembers that the engine is lost: its KV is undefined from here on.
     fn lose(&mut self, error: EngineError) -> EngineError {
         let error = match error {
@@ -117,6 +143,7 @@ impl<M: Model> Engine for Embedded<M> {
             return Err(lost.clone());
         }
         let processors = self.processors.chain(&leg.sampling.processors)?;
+        self.refuse(&leg.sampling)?;
         let Some(slot) = self.scheduler.admit(leg)? else { return Ok(()) };
         let leg = &self.scheduler.sequence(slot).leg;
         let history = History::is_needed(&leg.sampling).then(|| {
@@ -260,6 +287,7 @@ fn choose(sampler: &mut Sampler, logits: &mut [f32], seq: &Sequence, extra: &Ext
         let (prompt_len, eos_ids) = (seq.leg.prompt_len, sampling.eos_ids.as_slice());
         extra.processors.process(SoFar { beams: &beams, prompt_len, eos_ids }, logits)?;
     }
+    ban(logits, &sampling.bad_words, &seq.leg.tokens[seq.leg.prompt_len..]);
     let position = Position { choice: seq.leg.choice, index: seq.output_len() };
     let chosen = sampler.sample(logits, sampling, extra.history.as_deref(), position);
     chosen.map_err(|error| match error {

@@ -3,7 +3,8 @@
 //! 1. repetition penalty: tokens of prompt and output, positive logits divided, others multiplied;
 //! 2. presence and frequency penalty: tokens of the output, subtracted;
 //! 3. `logit_bias`, added;
-//! 4. while fewer than `min_tokens` tokens are out: end-of-sequence and stop ids are excluded;
+//! 4. while fewer than `min_tokens` tokens are out: end-of-sequence and stop ids are excluded; so are tokens
+//!    that would end a bad word ([`ban`]);
 //! 5. log probabilities are taken here, if asked for;
 //! 6. temperature; below [`GREEDY_BELOW`] the greatest logit wins, ties by lower id, and that is it;
 //! 7. `top_k`: the k likeliest, ties by lower id;
@@ -40,6 +41,18 @@ pub struct Position {
     pub choice: u32,
     /// Which of its output tokens, from 0.
     pub index: usize,
+}
+
+/// Excludes what would complete one of the bad words after this output.
+pub fn ban(logits: &mut [f32], bad_words: &[Vec<u32>], output: &[u32]) {
+    for word in bad_words {
+        if let Some((&last, head)) = word.split_last()
+            && output.ends_with(head)
+            && let Some(logit) = logits.get_mut(last as usize)
+        {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
 }
 
 /// Chooses tokens; keeps its buffers from row to row.

@@ -226,3 +226,16 @@ fn a_row_of_bad_numbers_is_that_rows_failure() {
     let got = sampler.sample(&mut [1.0, 2.0], &sampling, None, position);
     assert_eq!(got, Ok((1, None)), "the next row is fine");
 }
+
+#[test]
+fn bad_words_are_excluded_where_they_would_end() {
+    let words = vec![vec![1], vec![2, 3], vec![], vec![9], vec![0, 2, 3]];
+    let banned = |output: &[u32]| {
+        let mut logits = [0.0; 5];
+        ban(&mut logits, &words, output);
+        (0..5).filter(|&id| logits[id] == f32::NEG_INFINITY).collect::<Vec<_>>()
+    };
+    assert_eq!(banned(&[]), [1]);
+    assert_eq!(banned(&[4, 2]), [1, 3]);
+    assert_eq!(banned(&[2, 4]), [1]);
+}

@@ -5,14 +5,12 @@
 //! ffi          the bridge: options in, rows of tokens, KV events and statistics out
 //! ├─ handoff   prompts that one engine computes and another goes on from
 //! ├─ configure from the configuration's options
-//! ├─ built     what an engine's folder says of it
 //! ├─ options   `Option`s as they cross it
 //! ├─ hook      logits, called from the executor's thread
 //! └─ standin   where the stand-in's tokens come from, and how it is made to misbehave
 //! ```
 
 pub mod adapter;
-pub mod built;
 mod configure;
 pub mod ffi;
 pub mod handoff;

@@ -83,17 +83,6 @@ fn logprobs(fields: Fields<'_>) -> Result<Option<u8>, ApiError> {
 
 /// Refuses what would change the answer and is not done here.
 fn unsupported(fields: Fields<'_>) -> Result<(), ApiError> {
-    if let Some(format) = fields.object("response_format")? {
-        let format = Fields::within(format, "response_format.");
-        match format.text("type")? {
-            Some("text") => {}
-            Some(_) => {
-                let rule = "is not supported yet; only \"text\" is";
-                return Err(format.problem(Problem::Unsupported, "type", rule));
-            }
-            None => return Err(format.missing("type", "give \"text\"")),
-        }
-    }
     if let Some(modalities) = fields.array("modalities")?
         && modalities.iter().any(|modality| modality != "text")
     {
@@ -293,9 +282,20 @@ mod tests {
                 "tools[0].type = \"retrieval\": is not supported; only \"function\" is",
             ),
             (
-                json!({ "response_format": { "type": "json_object" } }),
+                json!({ "response_format": { "type": "xml" } }),
                 "response_format.type",
-                "response_format.type = \"json_object\": is not supported yet; only \"text\" is",
+                "response_format.type = \"xml\": must be \"text\", \"json_object\", \"json_schema\", \"regex\", \"ebnf\" or \"structural_tag\"",
+            ),
+            (
+                json!({ "bad_words": ["a", ""] }),
+                "bad_words[1]",
+                "bad_words[1] = \"\": must have at most 128 texts, each of 1 to 256 bytes",
+            ),
+            (json!({ "lora": "" }), "lora", "lora = \"\": must not be empty"),
+            (
+                json!({ "bad_words": ["a", 3] }),
+                "bad_words[1]",
+                "bad_words[1] = 3: must have at most 128 texts, each of 1 to 256 bytes",
             ),
             (
                 json!({ "functions": [] }),
@@ -339,14 +339,16 @@ mod tests {
             "tool_choice": "auto", "n": 2, "max_tokens": 5, "max_completion_tokens": 7,
             "temperature": 0.5, "seed": -1, "stop": "x", "stream": true, "user": "u",
             "stream_options": { "include_usage": true }, "metadata": {}, "store": false,
-            "logprobs": true, "top_logprobs": 3, "response_format": { "type": "text" },
+            "logprobs": true, "top_logprobs": 3, "response_format": { "type": "json_object" },
             "unknown_field": [1, 2], "presence_penalty": null, "cache_salt": "tenant",
+            "bad_words": ["bad", "very bad"], "lora": "french", "priority": -3,
         }))
         .unwrap();
         let common = &request.common;
         assert_eq!((common.n, common.max_tokens, common.stop.len()), (2, Some(7), 1));
         assert!(common.stream && common.include_usage && common.salt != 0);
         assert_eq!(common.sampling.logprobs, Some(3));
+        assert_eq!((common.bad_words.len(), common.priority), (2, -3));
         let messages = Value::Array(request.conversation.messages).to_string();
         expect_test::expect![[r#"[{"role":"system","content":[{"type":"text","text":"be brief"}]},{"role":"user","content":"hi","name":"ann"},{"role":"assistant","content":"","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","content":"42","tool_call_id":"c"}]"#]]
             .assert_eq(&messages);

@@ -6,14 +6,16 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::fields::{self, Fields};
-use super::processors;
+use super::{format, processors};
 use crate::actors::models::ServedModel;
-use crate::engine::Sampling;
 use crate::engine::processors::Wanted;
+use crate::engine::{Guide, Sampling};
 use crate::http::errors::{ApiError, Problem};
 
 /// Stop strings of one request; OpenAI takes 4.
 const MAX_STOP: usize = 16;
+/// Bad words of one request, each at most so many bytes long.
+const MAX_BAD_WORDS: (usize, usize) = (128, 256);
 /// Stop ids of one request: enough for any model's special tokens.
 const MAX_STOP_IDS: usize = 256;
 /// The engine reports at most this many candidates a token.
@@ -62,6 +64,8 @@ pub struct Common {
     pub rank: Option<String>,
     /// When all ranks are full, lower goes first.
     pub priority: i32,
+    /// Texts that must not be in the output.
+    pub bad_words: Vec<String>,
     /// The session that the request belongs to.
     pub session: Option<String>,
 }
@@ -82,6 +86,8 @@ pub struct SamplingFields {
     min_tokens: u32,
     ignore_eos: bool,
     processors: Vec<Wanted>,
+    guide: Option<Guide>,
+    lora: Option<String>,
     /// Filled in by the endpoint: chat and completions ask in different ways.
     pub(super) logprobs: Option<u8>,
 }
@@ -109,6 +115,7 @@ pub(super) fn read(
         explain_routing: fields.flag("explain_routing")?.unwrap_or(false),
         rank: fields.text("rank")?.map(str::to_owned),
         priority: fields.integer("priority", PRIORITY.0, PRIORITY.1)?.unwrap_or(0) as i32,
+        bad_words: bad_words(fields)?,
         session: fields.text("session")?.map(str::to_owned),
     };
     // Accepted and ignored, but not whatever their type.
@@ -177,6 +184,8 @@ fn sampling(fields: Fields<'_>) -> Result<SamplingFields, ApiError> {
         min_tokens: fields.integer("min_tokens", 0, u32::MAX.into())?.unwrap_or(0) as u32,
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
         processors: processors::read(fields)?,
+        guide: format::read(fields)?,
+        lora: lora(fields)?,
         logprobs: None,
     })
 }
@@ -255,6 +264,31 @@ fn stop_token_ids(fields: Fields<'_>) -> Result<Vec<u32>, ApiError> {
     Ok(ids)
 }
 
+fn bad_words(fields: Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let (most, longest) = MAX_BAD_WORDS;
+    let rule = format!("must have at most {most} texts, each of 1 to {longest} bytes");
+    let Some(values) = fields.array("bad_words")? else { return Ok(Vec::new()) };
+    if values.len() > most {
+        return Err(fields.problem(Problem::InvalidValue, "bad_words", &rule));
+    }
+    let word = |(i, value): (usize, &Value)| match value.as_str() {
+        Some(word) if (1..=longest).contains(&word.len()) => Ok(word.to_owned()),
+        wrong => {
+            let problem = if wrong.is_some() { Problem::InvalidValue } else { Problem::WrongType };
+            Err(fields::at(problem, &format!("bad_words[{i}]"), value, &rule))
+        }
+    };
+    values.iter().enumerate().map(word).collect()
+}
+
+/// The name of an adapter.
+fn lora(fields: Fields<'_>) -> Result<Option<String>, ApiError> {
+    match fields.text("lora")? {
+        Some("") => Err(fields.problem(Problem::InvalidValue, "lora", "must not be empty")),
+        name => Ok(name.map(str::to_owned)),
+    }
+}
+
 /// `cache_salt` as a number; 0 is everyone's, so no salt may become it.
 fn salt(fields: Fields<'_>) -> Result<u64, ApiError> {
     let Some(salt) = fields.text("cache_salt")? else { return Ok(0) };
@@ -283,7 +317,8 @@ pub(super) fn logprobs_count(fields: Fields<'_>, name: &str) -> Result<Option<u8
 }
 
 impl SamplingFields {
-    /// Fills in what the client left out: from the model, or, for the seed, from `random`.
+    /// Fills in what the client left out: from the model, or, for the seed, from `random`. Bad words and the
+    /// priority are the caller's.
     ///
     /// # Errors
     /// A token id that the model's tokenizer does not know.
@@ -312,6 +347,9 @@ impl SamplingFields {
             ignore_eos: self.ignore_eos,
             logprobs: self.logprobs,
             processors: self.processors.clone(),
+            guide: self.guide.clone(),
+            lora: self.lora.clone(),
+            ..Sampling::default()
         })
     }
 }

@@ -10,6 +10,7 @@ pub mod chat;
 mod common;
 pub mod completions;
 mod fields;
+mod format;
 mod logprobs;
 mod messages;
 mod processors;

@@ -6,7 +6,7 @@ import httpx
 import openai
 import pytest
 
-from cuelight_server import MODEL
+from cuelight_server import MODEL, client_of
 
 FRANCE = "What is the capital of France?"
 PARIS = "The capital of France is Paris."
@@ -81,6 +81,28 @@ def test_logit_bias_forces_and_forbids(server, client, ask):
     assert forced.choices[0].text == " fox" * 3
     paris = token_ids(server, " Paris")[0]
     assert ask(FRANCE, logit_bias={str(paris): -100}).choices[0].message.content != PARIS
+
+
+def test_bad_words_are_not_said(ask):
+    assert "Paris" in ask(FRANCE).choices[0].message.content
+    for words in (["Paris"], [" Paris"], ["Rome", "capital of France is Paris"]):
+        answer = ask(FRANCE, extra_body={"bad_words": words}).choices[0]
+        assert answer.message.content and not any(word.strip() in answer.message.content for word in words)
+
+
+@pytest.mark.parametrize("body, says", [
+    ({"response_format": {"type": "json_object"}}, "response_format: "),
+    ({"response_format": {"type": "regex", "regex": "a+"}}, "response_format: "),
+    ({"lora": "french"}, '"french"'),
+])
+def test_what_the_engine_cannot_do_is_refused(server, body, says):
+    for stream in (False, True):
+        # An engine in a process of its own may say so when the stream has begun.
+        with client_of(server, max_retries=0) as client, pytest.raises(openai.APIError) as error:
+            list(client.completions.create(model=MODEL, prompt="One", stream=stream, extra_body=body))
+        assert stream or error.value.status_code == 400
+        assert says in str(error.value) and "worker.trtllm." in str(error.value)  # what would be needed
+    server.wait_until_idle()
 
 
 def test_ignore_eos_min_tokens_and_stop_token_ids(server, ask):

@@ -12,7 +12,7 @@ use super::*;
 use crate::config::schema::Kind;
 
 const ENGINE: &str = r#"{"version": "1.2.1",
-    "pretrained_config": {"dtype": "bfloat16", "vocab_size": 512,
+    "pretrained_config": {"architecture": "LlamaForCausalLM", "dtype": "bfloat16", "vocab_size": 512,
         "mapping": {"world_size": 4, "tp_size": 2, "pp_size": 2, "moe_tp_size": 7}},
     "build_config": {"max_batch_size": 8, "max_num_tokens": 4096, "max_input_len": 1024, "max_seq_len": 2048,
         "max_beam_width": 1, "max_draft_len": 7, "plugin_config": {"tokens_per_block": 32}}}"#;
@@ -241,8 +241,9 @@ fn what_the_engine_was_built_with_must_agree() {
     let errors = read(text, Path::new("o.yml"), None).unwrap_err().to_string();
     assert_eq!(errors.matches("there is no engine to compare it with").count(), 4, "{errors}");
     let mut built = engine();
-    built.max_seq_len = None;
-    let errors = read("max_seq_len: 1", Path::new("o.yml"), Some(&built)).unwrap_err().to_string();
+    built.max_draft_len = None;
+    let text = "speculative_config: {decoding_type: Medusa, max_draft_len: 1}";
+    let errors = read(text, Path::new("o.yml"), Some(&built)).unwrap_err().to_string();
     assert!(errors.contains("the engine's config.json does not tell it"), "{errors}");
 }
 
@@ -311,11 +312,28 @@ fn a_prompt_must_fit_into_the_buffer() {
 }
 
 #[test]
+fn the_limits_of_a_build_are_read() {
+    let built = engine();
+    assert_eq!((built.vocab, built.max_seq_len, built.max_input_len), (512, 2048, 1024));
+    assert_eq!((built.block_tokens, built.tensor_parallel, built.max_batch_size), (32, 2, 8));
+    assert_eq!((built.kv_dtype.as_str(), built.logits_dtype.as_str()), ("bfloat16", "float32"));
+    let fp8 = r#""quantization": {"kv_cache_quant_algo": "FP8"}, "dtype""#;
+    assert_eq!(Built::parse(&ENGINE.replace("\"dtype\"", fp8)).unwrap().kv_dtype, "FP8");
+    let other = Built::parse(&ENGINE.replace("\"tp_size\": 2", "\"tp_size\": 1")).unwrap();
+    assert_eq!(other.model, built.model, "how it is shared out is not the model");
+}
+
+#[test]
 fn an_engine_that_is_none_is_named() {
     assert_eq!(engine().world(), 4);
     let why = |text| Built::parse(text).unwrap_err();
     assert!(why("{").starts_with("is no JSON"));
-    assert_eq!(why("{}"), "has no pretrained_config and build_config");
+    assert_eq!(why("{}"), "has no build_config.max_seq_len");
+    let without = ENGINE.replace("tokens_per_block", "other");
+    assert_eq!(why(&without), "has no build_config.plugin_config.tokens_per_block");
+    let long = ENGINE.replace("2048", "\"long\"");
+    let rule = "has build_config.max_seq_len = \"long\", which is no number above 0";
+    assert_eq!(why(&long), rule);
     let error = Built::read(Path::new("/nowhere")).unwrap_err();
     assert!(error.contains("/nowhere/config.json cannot be read"), "{error}");
 }

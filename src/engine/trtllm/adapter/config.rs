@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::built::Built;
-use super::super::ffi::EngineOptions;
-use super::HandoverConfig;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::super::ffi::{Capabilities, EngineOptions};
+use super::{HandoverConfig, Lora};
+use crate::config::trtllm::Built;
 use crate::engine::blocks::HashKey;
 
 /// KV events that the executor keeps until they are taken, if the options do not say.
@@ -44,6 +46,8 @@ pub struct AdapterConfig {
     pub handover: Option<HandoverConfig>,
     /// How long an orderly end may take before the engine is left behind.
     pub shutdown_timeout: Duration,
+    /// Adapters that requests may name.
+    pub loras: Vec<Lora>,
 }
 
 impl AdapterConfig {
@@ -65,7 +69,17 @@ impl AdapterConfig {
             step_timeout: Duration::from_secs(30),
             handover: None,
             shutdown_timeout: Duration::from_secs(10),
+            loras: Vec::new(),
         }
+    }
+
+    /// Of what determines tokens, and of what requests may ask for: an answer that goes on elsewhere needs it there.
+    /// Weights are not looked at but those of adapters.
+    pub(super) fn fingerprint(&self, can: &Capabilities) -> u64 {
+        let guides = self.engine.guided.backend.some;
+        let own = format!("{:016x} {} {} {guides}", self.model, can.library, self.vocab);
+        let loras = self.loras.iter().map(Lora::fingerprint);
+        loras.fold(xxh3_64(own.as_bytes()), |all, one| all ^ one)
     }
 
     /// The executor's options, with what follows from the rest.

@@ -23,6 +23,7 @@ mod events;
 mod handover;
 mod hook;
 mod logprobs;
+mod lora;
 mod request;
 mod rows;
 #[cfg(trtllm_standin)]
@@ -34,13 +35,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use rustc_hash::FxHashMap;
-use xxhash_rust::xxh3::xxh3_64;
 
 pub use config::{AdapterConfig, EVENTS_KEPT};
 use events::Mirror;
 use handover::Handover;
 pub use handover::HandoverConfig;
 use hook::Work;
+pub use lora::Lora;
+use lora::Sent;
 use request::Asked;
 use rows::{After, Sizes, Tracked};
 use threads::{Handle, Keeper, News, Shared};
@@ -75,6 +77,7 @@ pub struct Adapter {
     /// Live legs without a row yet, and their tokens.
     unstarted: (usize, u64),
     handover: Option<Handover>,
+    sent: Sent,
     lost: Option<EngineError>,
 }
 
@@ -86,7 +89,7 @@ impl Adapter {
     pub fn open(config: AdapterConfig, processors: Processors) -> Result<Self, EngineError> {
         let lost = |detail: String| EngineError::Lost { during: "loading".into(), detail };
         let (can, shared) = (ffi::capabilities(), Shared::new());
-        let fingerprint = fingerprint(&config, &can);
+        let fingerprint = config.fingerprint(&can);
         let (opened, engine) = channel();
         let (end, ended) = channel();
         let (gone, is_gone) = channel();
@@ -119,6 +122,7 @@ impl Adapter {
             clients: 0,
             preemptions: 0,
             unstarted: (0, 0),
+            sent: Sent::default(),
             lost: None,
         })
     }
@@ -193,6 +197,7 @@ impl Adapter {
             self.mirror.salted(&leg.tokens);
         }
         handover::set_part(&mut asked.options, &leg, handoff);
+        self.sent.attach(&leg, &self.config.loras, &mut asked.options);
         let request = self.enqueue(&leg, chain, asked)?;
         self.legs.insert(leg.id, request);
         self.unstarted = (self.unstarted.0 + 1, self.unstarted.1 + leg.tokens.len() as u64);
@@ -234,7 +239,7 @@ impl Adapter {
             ),
         };
         for row in &rows.rows {
-            if self.came_to_nothing(row, rows, out) {
+            if self.came_to_nothing(row, rows, out) || self.asks_again(row, out) {
                 continue;
             }
             let Some(tracked) = self.requests.get_mut(&row.request) else {
@@ -249,6 +254,7 @@ impl Adapter {
             let (leg, client, prompt) = (tracked.leg, tracked.client, tracked.prompt as u64);
             if lived && waited && (tracked.started || tracked.ended) {
                 self.unstarted = (self.unstarted.0 - 1, self.unstarted.1 - prompt);
+                self.sent.forget(leg);
             }
             let has_come = !waited || tracked.started;
             if lived && (tracked.ended || after == After::Hand) {
@@ -297,6 +303,7 @@ impl Adapter {
     /// The leg is over, its request not yet; that is returned.
     fn leave(&mut self, leg: LegId) -> Option<u64> {
         let request = self.legs.remove(&leg)?;
+        self.sent.forget(leg);
         self.shared.set_live(self.legs.len());
         if let Some(tracked) = self.requests.get_mut(&request) {
             (tracked.ended, tracked.cancelled) = (true, true);
@@ -454,11 +461,6 @@ impl std::fmt::Debug for Adapter {
 
 fn ended() -> EngineError {
     EngineError::Lost { during: "admission".into(), detail: "the engine was closed".to_owned() }
-}
-
-/// Of what determines tokens: the model's shape and types, and TensorRT-LLM. Weights are not looked at.
-fn fingerprint(config: &AdapterConfig, can: &Capabilities) -> u64 {
-    xxh3_64(format!("{:016x} {} {}", config.model, can.library, config.vocab).as_bytes())
 }
 
 /// Has the stand-in do it; the original does none of this on demand.

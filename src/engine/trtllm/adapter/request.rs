@@ -13,11 +13,9 @@
 
 use super::super::ffi::{Capabilities, RequestOptions, SamplingOptions};
 use super::config::AdapterConfig;
+use super::lora::Lora;
 use crate::engine::sample::{GREEDY_BELOW, random_bits};
-use crate::engine::{EngineError, Leg, Part, Sampling};
-
-/// The priority of all legs.
-const PRIORITY: f32 = 0.5;
+use crate::engine::{EngineError, Guide, Leg, Part, Sampling};
 
 /// What becomes of a leg.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +56,8 @@ pub(super) fn ask(
         );
         return Err(unsupported("a cache salt", &why));
     }
+    let (guide_kind, guide) = form(sampling, config)?;
+    let lora = adapter(sampling, config)?;
     let stops = stop_ids(sampling);
     let end = stops.first().copied().filter(|_| logprobs.is_none());
     let words = &stops[usize::from(end.is_some())..];
@@ -75,7 +75,7 @@ pub(super) fn ask(
     let vocab = config.vocab;
     let bias = || sampling.logit_bias.iter().filter(move |(id, _)| (*id as usize) < vocab);
     let options = RequestOptions {
-        tokens: leg.tokens.iter().map(|&token| token as i32).collect(),
+        tokens: ids(&leg.tokens),
         max_tokens: (limit - delivered) as i32,
         sampling: SamplingOptions {
             min_tokens: (min_left > 0 && bans_end).then_some(min_left as i32).into(),
@@ -83,18 +83,73 @@ pub(super) fn ask(
         },
         end_id: end.map(|id| id as i32).into(),
         stop_words: words.iter().map(|&id| [id as i32]).collect(),
+        bad_words: sampling.bad_words.iter().map(|word| ids(word)).collect(),
+        guide_kind: guide_kind.map(str::to_owned).into(),
+        guide: guide.map(str::to_owned).into(),
+        lora_id: lora.map(|lora| lora.id).into(),
         bias_ids: bias().map(|&(id, _)| id as i32).collect(),
         bias_values: bias().map(|&(_, value)| value).collect(),
         // Never both: cancelling a request with both crashes releases up to 1.2.1.
         return_log_probs: logprobs.is_some() && !wants_logits,
         return_generation_logits: wants_logits,
         return_perf_metrics: true,
-        priority: PRIORITY.into(),
+        priority: priority(sampling.priority).into(),
         cache_salt: (leg.salt != 0).then_some(leg.salt).into(),
         own_processor: processors || !banned.is_empty(),
         ..Default::default()
     };
+    if options.own_processor && config.engine.parallel.mode.value == "ORCHESTRATOR" {
+        let what =
+            if processors { "logits_processors" } else { "min_tokens with several stop ids" };
+        let why = "this engine computes in other processes, where no logits can be changed; leave it out, or use \
+                   worker.trtllm.mode leader";
+        return Err(unsupported(what, why));
+    }
     Ok(Asked { options, limit, banned })
+}
+
+/// From 1, first, to 0; 0.5 for those who do not care. It is the same for any two that are far out.
+fn priority(lower_first: i32) -> f32 {
+    let far = f64::from(lower_first) / (1.0 + f64::from(lower_first).abs());
+    (0.5 - far / 2.0) as f32
+}
+
+/// The form that the output must have.
+fn form<'a>(
+    sampling: &'a Sampling,
+    config: &AdapterConfig,
+) -> Result<(Option<&'static str>, Option<&'a str>), EngineError> {
+    let Some(guide) = &sampling.guide else { return Ok((None, None)) };
+    if !config.engine.guided.backend.some {
+        let why = "this worker guides no decoding; leave it out or ask for \"text\", or set guided_decoding_backend \
+                   in worker.trtllm.options";
+        return Err(unsupported("response_format", why));
+    }
+    let (kind, text) = match guide {
+        Guide::Json => ("JSON", None),
+        Guide::JsonSchema(text) => ("JSON_SCHEMA", Some(text)),
+        Guide::Regex(text) => ("REGEX", Some(text)),
+        Guide::Grammar(text) => ("EBNF_GRAMMAR", Some(text)),
+        Guide::StructuralTag(text) => ("STRUCTURAL_TAG", Some(text)),
+    };
+    Ok((Some(kind), text.map(String::as_str)))
+}
+
+/// The adapter of this name.
+fn adapter<'a>(
+    sampling: &Sampling,
+    config: &'a AdapterConfig,
+) -> Result<Option<&'a Lora>, EngineError> {
+    let Some(name) = &sampling.lora else { return Ok(None) };
+    let found = config.loras.iter().find(|lora| lora.name == *name);
+    found.map(Some).ok_or_else(|| {
+        let known: Vec<&str> = config.loras.iter().map(|lora| lora.name.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let why = format!(
+            "{name:?} is no adapter of this worker, which has: {known} (worker.trtllm.loras)"
+        );
+        unsupported("lora", &why)
+    })
 }
 
 /// Refuses what could never run; the output tokens at which the leg is complete.
@@ -151,6 +206,10 @@ fn how(leg: &Leg, can: &Capabilities, delivered: usize) -> SamplingOptions {
     how.min_p = unless(sampling.min_p, 0.0).into();
     how.seed = random_bits(sampling.seed, leg.choice, delivered as u64).into();
     how
+}
+
+fn ids(tokens: &[u32]) -> Vec<i32> {
+    tokens.iter().map(|&token| token as i32).collect()
 }
 
 fn unless(value: f32, neutral: f32) -> Option<f32> {

@@ -6,6 +6,7 @@ mod lives;
 mod misbehaviour;
 mod request;
 mod rows;
+mod wishes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ fn config() -> AdapterConfig {
         step_timeout: Duration::from_secs(60),
         handover: None,
         shutdown_timeout: Duration::from_secs(10),
+        loras: Vec::new(),
     }
 }
 
