@@ -44,18 +44,7 @@ pub(super) fn ask(
     // Those of a prefill nobody hears.
     let logprobs = sampling.logprobs.filter(|_| leg.part != Part::Prefill);
     let wants_logits = logprobs.is_some_and(|k| k > 0);
-    if wants_logits && !config.engine.gather_generation_logits.value {
-        let why = "this engine reports only the chosen token's; ask for 0, or have \
-                   gather_generation_logits set for the worker";
-        return Err(unsupported("log probabilities of other tokens", why));
-    }
-    if leg.salt != 0 && !can.cache_salt {
-        let why = format!(
-            "TensorRT-LLM {} cannot keep prefix caches apart; use a release with cacheSaltID",
-            can.library
-        );
-        return Err(unsupported("a cache salt", &why));
-    }
+    able(leg, config, can, wants_logits)?;
     let (guide_kind, guide) = form(sampling, config)?;
     let lora = adapter(sampling, config)?;
     let stops = stop_ids(sampling);
@@ -150,6 +139,28 @@ fn adapter<'a>(
         );
         unsupported("lora", &why)
     })
+}
+
+/// Whether this engine and this release can do what others can.
+fn able(
+    leg: &Leg,
+    config: &AdapterConfig,
+    can: &Capabilities,
+    wants_logits: bool,
+) -> Result<(), EngineError> {
+    if wants_logits && !config.engine.gather_generation_logits.value {
+        let why = "this engine reports only the chosen token's; ask for 0, or have \
+                   gather_generation_logits set for the worker";
+        return Err(unsupported("log probabilities of other tokens", why));
+    }
+    if leg.salt != 0 && !can.cache_salt {
+        let why = format!(
+            "TensorRT-LLM {} cannot keep prefix caches apart; use a release with cacheSaltID",
+            can.library
+        );
+        return Err(unsupported("a cache salt", &why));
+    }
+    Ok(())
 }
 
 /// Refuses what could never run; the output tokens at which the leg is complete.
