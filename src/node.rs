@@ -19,11 +19,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use crate::actors::context::NodeContext;
 use crate::actors::handle::{FrontendHandle, Shared};
 use crate::actors::root;
 use crate::config::{Config, Frontend};
 use crate::engine::native::LoadError;
 use crate::http::{self, ServeError};
+use crate::ids::RankIndex;
 use crate::task::Task;
 use crate::telemetry;
 use crate::text::TextError;
@@ -202,13 +204,21 @@ impl Node {
         match end {
             End::Signal(name) => {
                 info!(signal = name, "draining; a second signal ends at once");
-                tokio::select! {
-                    () = self.drain(&stop_http, &mut server) => info!("drained"),
-                    _ = terminate.recv() => warn!("ended by a second signal"),
-                    _ = interrupt.recv() => warn!("ended by a second signal"),
+                let at_once = tokio::select! {
+                    () = self.drain(&stop_http, &mut server) => false,
+                    _ = terminate.recv() => true,
+                    _ = interrupt.recv() => true,
+                };
+                if at_once {
+                    warn!("ended by a second signal");
+                } else {
+                    info!("drained");
                 }
                 self.tree.root.stop(None);
                 let _ = tokio::time::timeout(limit, &mut self.tree.ended).await;
+                if !at_once {
+                    engines_end(&self.tree.node).await;
+                }
                 Ok(Ended::With(0))
             }
             End::TreeGaveUp => {
@@ -284,6 +294,24 @@ impl Node {
             let _ = tokio::time::timeout_at(by, server).await;
         }
         let _ = tokio::time::timeout_at(by, left).await; // then the entry lapses by itself
+    }
+}
+
+/// Waits for engines in processes of their own, which were told to end with the tree.
+async fn engines_end(node: &NodeContext) {
+    let Some(worker) = node.config.worker.as_ref().filter(|worker| worker.process) else { return };
+    let ranks: Vec<_> = (0..worker.dp_size).map(RankIndex).collect();
+    let of =
+        |rank: &RankIndex| node.metrics.worker(&worker.served_name, *rank).engine_processes.get();
+    let none_left = async {
+        while ranks.iter().map(of).sum::<i64>() > 0 {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    };
+    // They are killed when the first of the two is over.
+    let limit = worker.process_stop * 2;
+    if tokio::time::timeout(limit, none_left).await.is_err() {
+        warn!(?limit, "an engine's process does not end; the system ends it with this one");
     }
 }
 

@@ -31,6 +31,7 @@ pub(super) struct Node {
     /// Its engines have processes of their own.
     pub(super) engine_process: bool,
     pub(super) step_timeout: Duration,
+    pub(super) silence: Duration,
     pub(super) drain_timeout: Duration,
     /// `worker.kv_memory_mib`; 0 without a worker.
     pub(super) pool_mib: u64,
@@ -140,8 +141,9 @@ impl Cluster {
                 probe,
                 http: frontend.then_some(address),
                 injectable,
-                engine_process: false, // not to be seen from outside
+                engine_process: samples.sum("cuelight_engine_processes") > 0.0,
                 step_timeout: Duration::from_secs(60),
+                silence: Duration::from_secs(10),
                 drain_timeout: Duration::from_secs(30),
                 pool_mib: 0, // its memory is not looked at
                 launch: None,
@@ -333,6 +335,7 @@ fn node(
         injectable: outline.injectable,
         engine_process: outline.engine_process,
         step_timeout: Duration::from_millis(outline.step_timeout_ms),
+        silence: Duration::from_millis(outline.silence_ms),
         drain_timeout: Duration::from_millis(outline.drain_timeout_ms),
         pool_mib: outline.pool_mib,
         name: outline.name,

@@ -306,7 +306,7 @@ impl Injector<'_> {
         let taken = self.inject(planned, node, &body).await;
         let victim = &self.cluster.nodes[node];
         let slow = matches!(by, ProcessFault::Stop | ProcessFault::Wedge);
-        let within = if slow { victim.step_timeout + SHOWS } else { SHOWS };
+        let within = if slow { victim.step_timeout.max(victim.silence) + SHOWS } else { SHOWS };
         let engine = taken.then_some(Engine { node, before, within });
         After { hit: victim.name.clone(), engine, no_effect: !taken }
     }

@@ -184,7 +184,7 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         step_timeout: values.time("worker.step_timeout_s"),
         load_timeout: values.time("worker.load_timeout_s"),
         max_hung_engines: values.size("worker.max_hung_engines"),
-        process_command: values.list("worker.process_command"),
+        process_command: process_command(values),
         process: values.switch("worker.process")
             || values.text("worker.engine").as_deref() == Some("trtllm"),
         process_silence: values.time("worker.process_silence_s"),
@@ -195,6 +195,19 @@ fn worker(values: &mut Values, host: &Host) -> Worker {
         transfer: super::transfer::transfer(values),
         model,
     }
+}
+
+fn process_command(values: &mut Values) -> Vec<String> {
+    const KEY: &str = "worker.process_command";
+    let command = values.list(KEY);
+    let is_trtllm = values.text("worker.engine").as_deref() == Some("trtllm");
+    if !command.is_empty() && !is_trtllm && !values.switch("worker.process") {
+        values.complain(
+            KEY,
+            "is for engines in processes of their own: set worker.process, or remove it",
+        );
+    }
+    command
 }
 
 /// What is always on.

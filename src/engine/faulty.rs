@@ -62,7 +62,7 @@ pub enum ProcessFault {
 }
 
 /// Breaks an engine's process.
-pub type BreakProcess = Arc<dyn Fn(ProcessFault) + Send + Sync>;
+pub type BreakProcess = Arc<dyn Fn(ProcessFault) -> bool + Send + Sync>;
 
 #[derive(Default)]
 struct Faults {
@@ -107,7 +107,9 @@ impl FaultHandle {
                 None => (by, Duration::ZERO),
             }
         });
-        process.inspect(|breaks| breaks(slow(by)));
+        if let Some(breaks) = process {
+            breaks(slow(by));
+        }
     }
 
     /// Decides what becomes of KV events from now on.
@@ -127,13 +129,10 @@ impl FaultHandle {
         }
     }
 
-    /// Breaks the engine's process; `false` if it has none.
+    /// Breaks the engine's process; `false` if it has none, or none that lives.
     pub fn break_process(&self, fault: ProcessFault) -> bool {
         let breaks = self.lock().process.clone();
-        breaks.is_some_and(|breaks| {
-            breaks(fault);
-            true
-        })
+        breaks.is_some_and(|breaks| breaks(fault))
     }
 
     /// Ends a hang, or disarms one that has not begun.
@@ -246,16 +245,16 @@ impl<E: Engine> Engine for Faulty<E> {
         self.engine.abort(leg);
     }
 
+    fn accepts_later(&self) -> bool {
+        self.engine.accepts_later()
+    }
+
     fn has_work(&self) -> bool {
         self.engine.has_work()
     }
 
     fn on_ready(&mut self, ready: Ready) {
         self.engine.on_ready(ready);
-    }
-
-    fn misbehave(&mut self, fault: ProcessFault) -> bool {
-        self.engine.misbehave(fault)
     }
 
     fn step(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {

@@ -115,6 +115,11 @@ pub trait Engine: Send {
         self.admit(leg)
     }
 
+    /// Whether [`StepOutput::accepted`] says which legs it has taken on; else it has when [`Engine::admit`] succeeds.
+    fn accepts_later(&self) -> bool {
+        false
+    }
+
     /// Forgets a leg and frees its blocks. Unknown ids are ignored.
     fn abort(&mut self, leg: LegId);
 
@@ -166,6 +171,10 @@ impl Engine for Box<dyn Engine> {
         (**self).admit_handed(leg, state)
     }
 
+    fn accepts_later(&self) -> bool {
+        (**self).accepts_later()
+    }
+
     fn abort(&mut self, leg: LegId) {
         (**self).abort(leg);
     }
@@ -206,6 +215,8 @@ impl Engine for Box<dyn Engine> {
 /// What one step did. Reused from step to step; [`StepOutput::clear`] keeps the allocations.
 #[derive(Clone, Debug, Default, PartialEq, Encode, Decode)]
 pub struct StepOutput {
+    /// Legs that were taken on, if [`Engine::accepts_later`]; they are in none of the others before.
+    pub accepted: Vec<LegId>,
     /// Legs that left the queue in this step, with their prompt tokens found in the prefix cache.
     pub started: Vec<Started>,
     /// New tokens, those of one leg in their order; more than one of a leg where the engine makes several in a step, or
@@ -277,6 +288,7 @@ impl StepOutput {
     pub fn clear(&mut self) {
         self.started.clear();
         self.tokens.clear();
+        self.accepted.clear();
         self.failed.clear();
         self.kv_events.clear();
         self.computed_tokens = 0;
@@ -289,6 +301,7 @@ impl StepOutput {
     /// Adds what a later step did.
     pub fn append(&mut self, later: Self) {
         let Self { started, tokens, failed, kv_events, computed_tokens, .. } = later;
+        self.accepted.extend(later.accepted);
         self.started.extend(started);
         self.tokens.extend(tokens);
         self.failed.extend(failed);
@@ -305,7 +318,7 @@ impl StepOutput {
         let Self { started, tokens, failed, kv_events, computed_tokens, .. } = self;
         let parts =
             self.prefilled.len() + self.pulls.len() + self.handed.len() + self.fetched.len();
-        let rows = started.len() + tokens.len() + failed.len();
+        let rows = self.accepted.len() + started.len() + tokens.len() + failed.len();
         rows + parts + kv_events.len() + computed_tokens == 0
     }
 }

@@ -1,10 +1,13 @@
 //! Engines in processes of their own: `cuelight engine`, which only a node starts, and what it is told.
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bincode::{Decode, Encode};
@@ -16,7 +19,7 @@ use super::{EXIT_CONFIG, EXIT_GAVE_UP};
 use crate::actors::context::NodeContext;
 use crate::config::{EngineKind, Log, Worker};
 use crate::engine::blocks::HashKey;
-use crate::engine::process::{Limits, Meeting, Remote, host};
+use crate::engine::process::{Limits, Meeting, Process, Remote, host};
 use crate::engine::{Engine, EngineError};
 use crate::ids::RankIndex;
 use crate::telemetry;
@@ -38,8 +41,49 @@ struct Recipe {
     node: String,
 }
 
-/// Starts a process with a rank's engine.
+/// The last process of each rank.
+#[derive(Default)]
+pub(super) struct Last(Mutex<HashMap<RankIndex, Arc<Process>>>);
+
+impl Last {
+    /// Waits until the rank's has ended, which has been told to: the next one needs what it holds, such as a GPU.
+    fn has_ended(&self, rank: RankIndex, stop: Duration) {
+        let last = self.lock().remove(&rank);
+        if let Some(last) = last
+            && last.end(stop).is_none()
+        {
+            last.kill();
+            if last.end(stop).is_none() {
+                tracing::warn!(
+                    pid = last.pid(),
+                    "an engine's process does not end; the next one is started beside it"
+                );
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RankIndex, Arc<Process>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Starts a process with a rank's engine, when the one before it has ended.
 pub(super) fn start(
+    node: &NodeContext,
+    worker: &Worker,
+    rank: RankIndex,
+    key: &HashKey,
+    last: &Last,
+) -> Result<Remote, EngineError> {
+    last.has_ended(rank, worker.process_stop);
+    let remote = start_one(node, worker, rank, key)?;
+    if let Some(process) = remote.process() {
+        last.lock().insert(rank, process);
+    }
+    Ok(remote)
+}
+
+fn start_one(
     node: &NodeContext,
     worker: &Worker,
     rank: RankIndex,
@@ -62,14 +106,18 @@ pub(super) fn start(
     };
     let Some((launcher, words)) = worker.process_command.split_first() else {
         let mut program = Command::new(PROGRAM);
-        program.arg("engine");
+        program.arg("engine").env_remove(MEETING);
         return Remote::start(program, recipe, limits, Box::new(count));
     };
     let meeting = Meeting::new(&recipe).map_err(lost)?;
-    // By its name: PROGRAM would be the launcher's.
-    let program = std::env::current_exe().map_err(lost)?;
+    // PROGRAM would be the launcher's.
+    let program = format!("/proc/{}/exe", std::process::id());
     let mut command = Command::new(launcher);
-    command.args(words).arg(program).arg("engine").env(MEETING, meeting.folder());
+    command.args(words).arg(program).arg("engine");
+    for place in PLACES {
+        command.env_remove(place); // this process's, not its child's
+    }
+    command.env(MEETING, meeting.folder());
     Remote::start_by(command, &meeting, recipe, limits, Box::new(count))
 }
 
@@ -104,11 +152,19 @@ pub fn run() -> ExitCode {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(_)) => ExitCode::from(EXIT_GAVE_UP), // the node has been told, and says why
         Err(error) => {
-            let what = "cuelight engine is started by a node with worker.process, by nobody else";
+            let what = "cuelight engine is started by a node with worker.process, by nobody else, and finds it no more";
             eprintln!("cuelight: {what}: {error}");
             ExitCode::from(EXIT_CONFIG)
         }
     }
+}
+
+/// The socket that is our standard input; whatever this process starts does not inherit it.
+fn own_socket() -> io::Result<UnixStream> {
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    socket.peer_addr()?; // it is one
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(socket)
 }
 
 fn serve() -> io::Result<Result<(), EngineError>> {
@@ -118,11 +174,8 @@ fn serve() -> io::Result<Result<(), EngineError>> {
     let socket = match &meeting {
         Some(folder) if place() == 0 => Some(Meeting::join(folder)?),
         Some(_) => None,
-        None => Some(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?)),
+        None => Some(own_socket()?),
     };
-    if let Some(socket) = &socket {
-        socket.peer_addr()?; // standard input is a socket
-    }
     let _ = std::fs::write("/proc/self/comm", "cuelight-engine"); // only a name
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let _entered = runtime.enter();

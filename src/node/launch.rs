@@ -169,14 +169,14 @@ fn suggested(card: &ModelCard) -> Sampling {
 
 /// The way to make a rank's engine, as often as it is lost.
 fn engine(node: &Arc<NodeContext>, worker: &Worker) -> Launch {
-    let (node, worker) = (node.clone(), worker.clone());
+    let (node, worker, last) = (node.clone(), worker.clone(), super::engine::Last::default());
     Arc::new(move |rank| {
         let key = hash_key(&node.config);
         let name = format!("{}/{}", worker.served_name, rank.0);
         let faults = node.config.faults.enabled.then(|| node.fault_switch(&name));
         let engine: Box<dyn Engine> = match worker.process {
             true => {
-                let remote = super::engine::start(&node, &worker, rank, &key)?;
+                let remote = super::engine::start(&node, &worker, rank, &key, &last)?;
                 faults.iter().for_each(|faults| faults.has_process(remote.breaker()));
                 Box::new(remote)
             }

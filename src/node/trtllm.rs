@@ -55,7 +55,7 @@ mod with {
         config.max_waiting = worker.max_waiting;
         config.events = worker.kv_events && worker.prefix_cache;
         config.step_timeout = worker.step_timeout;
-        config.shutdown_timeout = worker.process_stop;
+        config.shutdown_timeout = worker.process_stop.mul_f64(0.75); // then the node kills it
         for (name, folder) in &worker.trtllm.loras {
             config.loras.push(Lora::read(name, folder).map_err(lost)?);
         }

@@ -205,7 +205,7 @@ impl Steps {
     }
 
     fn admit(&mut self, leg: Leg, link: LinkId, state: Option<Arc<[u8]>>) {
-        let id = leg.id;
+        let (id, later) = (leg.id, self.engine.accepts_later());
         let admitted = match state {
             Some(state) => self.engine.admit_handed(leg, state),
             None => self.engine.admit(leg),
@@ -216,7 +216,9 @@ impl Steps {
                 let is_new = self.legs.insert(id, link).is_none();
                 if let Some(stream) = self.stream(link) {
                     stream.legs += usize::from(is_new);
-                    stream.pending.accepted.push(id);
+                    if !later {
+                        stream.pending.accepted.push(id);
+                    }
                 }
             }
             Err(error) => {
@@ -259,6 +261,9 @@ impl Steps {
 
     /// Sorts the step's rows into the streams of their front ends.
     fn deal(&mut self) {
+        for leg in std::mem::take(&mut self.step.accepted) {
+            self.say_of(leg, |frame| frame.accepted.push(leg));
+        }
         self.deal_parts();
         for row in self.step.tokens.iter().filter(|row| row.finish.is_some()) {
             self.ended.push(row.leg);

@@ -92,7 +92,7 @@ impl Thread {
                     let leases = lending(&*engine, &node, &rank, transfers.clone());
                     leases.and_then(|leases| {
                         let mover = leases.as_ref().map(Leases::mover);
-                        // A rank that is gone closes our inbox, which ends the loop.
+                        // A rank that is gone has told us to stop, which ends the loop.
                         let _ = rank.cast(Msg::Loaded(description, mover));
                         let shows = Shows { progress, metrics, counters, transfers };
                         let who = (index, life, rank.clone());

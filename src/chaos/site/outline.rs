@@ -36,6 +36,8 @@ pub(crate) struct Outline {
     pub(crate) detection_ms: u64,
     /// `worker.step_timeout_s`, in milliseconds.
     pub(crate) step_timeout_ms: u64,
+    /// `worker.process_silence_s`, in milliseconds.
+    pub(crate) silence_ms: u64,
     /// `node.drain_timeout_s`, in milliseconds.
     pub(crate) drain_timeout_ms: u64,
     /// `frontend.migration_limit`.
@@ -139,6 +141,7 @@ impl Outline {
                 || one("worker.engine").is_some_and(|text| text == "trtllm"),
             detection_ms: number("cluster.failure_detection_ms", 1.0, 2000),
             step_timeout_ms: number("worker.step_timeout_s", 1000.0, 60_000),
+            silence_ms: number("worker.process_silence_s", 1000.0, 10_000),
             drain_timeout_ms: number("node.drain_timeout_s", 1000.0, 30_000),
             cookie_env: one("cluster.cookie").and_then(|c| c.strip_prefix("env:")).map(Into::into),
             etcd: keys.get("cluster.etcd.endpoints").cloned().unwrap_or_default(),
@@ -305,6 +308,7 @@ faults:
             engine_process: false,
             detection_ms: 700,
             step_timeout_ms: 3000,
+            silence_ms: 10_000,
             drain_timeout_ms: 2500,
             migration_limit: 3,
             pool_mib: 1024,

@@ -155,6 +155,7 @@ fn surroundings(key: &str) -> Vec<String> {
         "cluster.directory" | "cluster.ttl_s" | "cluster.discovery" => {
             &[cluster, "cluster.discovery=file", "cluster.directory=/d"]
         }
+        "worker.process_command" => &["worker.process=true"],
         "cluster.redial_max_ms" => &[cluster, "cluster.redial_ms=5"],
         _ if key.starts_with("cluster.etcd.") => {
             &[cluster, "cluster.discovery=etcd", "cluster.etcd.endpoints=['http://127.0.0.1:2']"]

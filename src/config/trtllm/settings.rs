@@ -212,8 +212,12 @@ fn process_rules(values: &mut Values, settings: &TrtllmSettings) {
     }
 }
 
-/// The number after `-n` or `-np` in a command.
+/// The number after `-n` or `-np` in a command that starts processes side by side.
 fn started(command: &[String]) -> Option<usize> {
+    let by = Path::new(command.first()?).file_name()?.to_str()?;
+    if !["mpirun", "mpiexec", "orterun", "prun", "srun"].contains(&by) {
+        return None;
+    }
     let at = command.iter().position(|word| word == "-n" || word == "-np")?;
     command.get(at + 1)?.parse().ok()
 }

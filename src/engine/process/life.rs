@@ -4,7 +4,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -66,7 +66,7 @@ impl Process {
         while let Err(rustix::io::Errno::INTR) = waitid(WaitId::Pid(self.pid), until) {}
         let mut end = self.lock();
         let _ = kill_process_group(self.pid, Signal::KILL); // nobody is left in it
-        let how = child.wait().map_or_else(|error| error.to_string(), |status| tell(&status));
+        let how = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
         info!(pid = self.pid(), how, "an engine's process has ended");
         *end = Some(how);
         self.ended.notify_all();
@@ -118,9 +118,4 @@ impl Process {
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
         self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Such as "exit status: 1" or "signal: 9 (SIGKILL)".
-fn tell(status: &ExitStatus) -> String {
-    status.to_string()
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustc_hash::FxHashSet;
 
 use super::life::Process;
-use super::{Command, Report, frames, lost};
+use super::{Command, Report, Step, frames, lost};
 use crate::engine::faulty::ProcessFault;
 use crate::engine::{Description, EngineError, Load, Ready, StepOutput};
 use crate::ids::LegId;
@@ -39,10 +39,11 @@ pub(super) struct State {
     pub(super) load: Load,
     /// Legs that were admitted and have not ended, as far as was handed out.
     pub(super) live: FxHashSet<LegId>,
-    /// Those of them whose work is done, and that only keep what they have computed.
+    /// Those of them that wait for others: for a prompt that another engine has computed, or, when their work is done,
+    /// for another engine to fetch it.
     pub(super) parked: FxHashSet<LegId>,
-    /// Tokens of admitted legs that no report counts yet, and how many were counted.
-    pub(super) unseen: VecDeque<u64>,
+    /// Admitted legs that no report counts yet, with their tokens; and how many were counted.
+    pub(super) unseen: VecDeque<(LegId, u64)>,
     seen: u64,
     opened: Option<Result<Description, EngineError>>,
     pub(super) lost: Option<EngineError>,
@@ -51,6 +52,27 @@ pub(super) struct State {
     most_to_send: usize,
     /// Nothing more is sent.
     is_closed: bool,
+}
+
+impl State {
+    /// Adds what a step did. Legs that it took on and did not refuse are accepted.
+    fn take(&mut self, step: Step) {
+        let Step { mut output, load, admits } = step;
+        let seen = admits.saturating_sub(std::mem::replace(&mut self.seen, admits));
+        let seen = (seen as usize).min(self.unseen.len());
+        let taken = self.unseen.drain(..seen).map(|(leg, _)| leg);
+        let is_refused = |leg: &LegId| output.failed.iter().any(|(failed, _)| failed == leg);
+        output.accepted = taken.filter(|leg| !is_refused(leg)).collect();
+        let has_come = output.fetched.iter().map(|(leg, _)| leg);
+        let has_come = has_come.chain(output.tokens.iter().map(|row| &row.leg));
+        for leg in has_come {
+            self.parked.remove(leg);
+        }
+        let handed = output.handed.iter().map(|handed| handed.leg);
+        self.parked.extend(handed.filter(|leg| self.live.contains(leg)));
+        self.news.append(output);
+        self.load = load;
+    }
 }
 
 impl Line {
@@ -136,19 +158,15 @@ impl Line {
     /// Takes in a report; says whether it is one of progress.
     pub(super) fn take(&self, report: Report) -> bool {
         let mut state = self.lock();
-        let ready = match report {
+        match report {
             Report::Alive => return false,
             Report::Opened(description) => {
                 let legs = description.max_running.saturating_add(description.max_waiting);
                 // Each leg has at most two unsent commands, and as many may have been aborted.
                 state.most_to_send = legs.saturating_mul(4).saturating_add(FEW);
                 state.opened = Some(Ok(description));
-                None
             }
-            Report::OpenFailed(error) => {
-                state.opened = Some(Err(error));
-                None
-            }
+            Report::OpenFailed(error) => state.opened = Some(Err(error)),
             Report::Lost(error) => {
                 drop(state);
                 self.lose(error);
@@ -156,37 +174,30 @@ impl Line {
             }
             Report::Step(step) => {
                 let is_progress = !step.output.is_empty();
-                for handed in &step.output.handed {
-                    if state.live.contains(&handed.leg) {
-                        state.parked.insert(handed.leg);
-                    }
-                }
-                state.news.append(step.output);
-                state.load = step.load;
-                let seen =
-                    step.admits.saturating_sub(std::mem::replace(&mut state.seen, step.admits));
-                let seen = (seen as usize).min(state.unseen.len());
-                state.unseen.drain(..seen);
+                state.take(*step);
                 let had = std::mem::replace(&mut state.has_news, true);
                 let ready = state.ready.clone().filter(|_| !had);
                 drop(state);
                 ready.inspect(|ready| ready());
                 return is_progress;
             }
-        };
+        }
         drop(state);
-        ready.inspect(|ready: &Ready| ready());
         self.changed.notify_all();
         true
     }
 
-    /// Fault injection: what cannot be done to the process from here it does to itself.
-    pub(super) fn suffer(&self, fault: ProcessFault) {
+    /// Fault injection: what cannot be done to the process from here it does to itself. `false` if it is lost.
+    pub(super) fn suffer(&self, fault: ProcessFault) -> bool {
+        if self.lock().lost.is_some() {
+            return false;
+        }
         match (fault, &self.process) {
             (ProcessFault::Kill, Some(process)) => process.kill(),
             (ProcessFault::Stop, Some(process)) => process.freeze(),
             _ => self.send(Command::Suffer(fault)),
         }
+        true
     }
 
     /// Ends everything; what came before is still handed out. Only the first reason counts.

@@ -15,6 +15,8 @@ use crate::engine::EngineError;
 
 /// How often it is looked whether the launcher still lives.
 const LOOK: Duration = Duration::from_millis(20);
+/// Folders of others that may be in the way.
+const TRIES: u32 = 1000;
 const SOCKET: &str = "socket";
 const SPEC: &str = "spec";
 
@@ -29,11 +31,7 @@ impl Meeting {
     /// # Errors
     /// The folder for temporary files does not take it.
     pub fn new(spec: &[u8]) -> io::Result<Self> {
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        let nth = LAST.fetch_add(1, Ordering::Relaxed);
-        let name = format!("cuelight-engine-{}-{nth}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        DirBuilder::new().mode(0o700).create(&folder)?;
+        let folder = new_folder()?;
         let made = || {
             let listener = UnixListener::bind(folder.join(SOCKET))?;
             listener.set_nonblocking(true)?;
@@ -99,6 +97,25 @@ impl Meeting {
     pub fn spec(folder: &Path) -> io::Result<Vec<u8>> {
         std::fs::read(folder.join(SPEC))
     }
+}
+
+/// A folder that was not there before: one of an earlier process of the same id may have been left.
+fn new_folder() -> io::Result<PathBuf> {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    for left in (0..TRIES).rev() {
+        let nth = LAST.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cuelight-engine-{}-{nth}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        match DirBuilder::new().mode(0o700).create(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && left > 0 => {}
+            Err(error) => {
+                let what = format!("cannot make {}: {error}", folder.display());
+                return Err(io::Error::new(error.kind(), what));
+            }
+        }
+    }
+    Err(io::Error::from(ErrorKind::AlreadyExists))
 }
 
 impl Drop for Meeting {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
@@ -14,7 +14,7 @@ use super::life::{Count, Process};
 use super::line::{Line, State};
 use super::meeting::Meeting;
 use super::{Command, Limits, hear, lost};
-use crate::engine::faulty::{BreakProcess, ProcessFault};
+use crate::engine::faulty::BreakProcess;
 use crate::engine::{
     Description, Engine, EngineError, KvPool, Leg, Load, PrefixCache, Ready, StepOutput, Tier,
 };
@@ -78,10 +78,12 @@ impl Remote {
             let (unused, _) = UnixStream::pair()?;
             Process::start(launcher, unused, count)
         };
+        let began = Instant::now();
         let process = start().map_err(|error| {
             lost("loading", format!("worker.process_command was not started: {error}"))
         })?;
         let socket = meeting.accept(&process, limits.load)?;
+        let limits = Limits { load: limits.load.saturating_sub(began.elapsed()), ..limits };
         Self::over(socket, Some(process), spec, limits)
     }
 
@@ -123,10 +125,15 @@ impl Drop for End {
 }
 
 impl Remote {
-    /// Breaks its process, from any thread.
+    /// Breaks its process, from any thread, as long as this engine lives.
     pub fn breaker(&self) -> BreakProcess {
-        let line = self.end.line.clone();
-        Arc::new(move |fault| line.suffer(fault))
+        let line = Arc::downgrade(&self.end.line);
+        Arc::new(move |fault| line.upgrade().is_some_and(|line| line.suffer(fault)))
+    }
+
+    /// Its process, if it was started here.
+    pub fn process(&self) -> Option<Arc<Process>> {
+        self.end.line.process.clone()
     }
 
     fn queue(&mut self, leg: Leg, command: impl FnOnce(Leg) -> Command) -> Result<(), EngineError> {
@@ -135,7 +142,7 @@ impl Remote {
             return Err(lost.clone());
         }
         if state.live.insert(leg.id) {
-            state.unseen.push_back(leg.tokens.len() as u64);
+            state.unseen.push_back((leg.id, leg.tokens.len() as u64));
             drop(state);
             self.end.line.send(command(leg));
         }
@@ -153,11 +160,12 @@ impl Engine for Remote {
     }
 
     fn admit_handed(&mut self, leg: Leg, state: Arc<[u8]>) -> Result<(), EngineError> {
+        // Until its prompt has come it waits for another engine.
+        self.end.line.lock().parked.insert(leg.id);
         self.queue(leg, |leg| Command::AdmitHanded(leg, state))
     }
 
-    fn misbehave(&mut self, fault: ProcessFault) -> bool {
-        self.end.line.suffer(fault);
+    fn accepts_later(&self) -> bool {
         true
     }
 
@@ -201,6 +209,7 @@ impl Engine for Remote {
         let mut news = std::mem::take(&mut state.news);
         // What was under way when its leg was aborted is nobody's.
         let State { live, parked, .. } = &mut *state;
+        news.accepted.retain(|leg| live.contains(leg));
         news.started.retain(|row| live.contains(&row.leg));
         news.prefilled.retain(|row| live.contains(&row.leg));
         news.handed.retain(|row| live.contains(&row.leg));
@@ -235,7 +244,7 @@ impl Engine for Remote {
         let state = self.end.line.lock();
         let mut load = state.load;
         load.waiting += state.unseen.len() as u32;
-        load.waiting_tokens += state.unseen.iter().sum::<u64>();
+        load.waiting_tokens += state.unseen.iter().map(|(_, tokens)| tokens).sum::<u64>();
         load
     }
 

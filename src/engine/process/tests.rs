@@ -273,13 +273,25 @@ fn a_process_that_ends_is_waited_for_and_its_end_is_told() {
         ("kill -6 $$", LIMITS, "signal: 6 (SIGABRT)"),
         ("sleep 1000 & wait", quick, "said nothing"),
         ("kill -STOP $$", quick, "said nothing"),
-        ("sleep 1000 0<&- & exit 4", LIMITS, "exit status: 4"), // its own child outlives it no longer
     ];
     for (text, limits, expected) in cases {
         let (why, left) = script(text, limits);
         assert!(why.contains(expected), "{text}: {why}");
         assert_eq!(left, 0, "{text}");
     }
+    let told = std::env::temp_dir().join(format!("cuelight-child-{}", std::process::id()));
+    let text = format!("sleep 1000 0<&- & echo $! > {}; exit 4", told.display());
+    let (why, left) = script(&text, LIMITS);
+    assert!(why.contains("exit status: 4") && left == 0, "{why}");
+    let child = std::fs::read_to_string(&told).unwrap();
+    let stat = format!("/proc/{}/stat", child.trim());
+    let lives = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+    let by = Instant::now() + LONG;
+    while lives() && Instant::now() < by {
+        thread::yield_now();
+    }
+    assert!(!lives(), "its own child has outlived it");
+    std::fs::remove_file(told).unwrap();
     let missing = Program::new("/nowhere/cuelight");
     let none = Remote::start(missing, Vec::new(), LIMITS, Box::new(|_| {})).err().unwrap();
     assert!(none.to_string().contains("was not started: No such file"), "{none}");

@@ -67,6 +67,11 @@ impl Handover {
         self.ledger.outstanding() > 0 || !self.pulls.is_empty() || !self.given_up.is_empty()
     }
 
+    /// Legs that wait for another engine, not for this one.
+    fn coming(&self) -> usize {
+        self.pulls.len()
+    }
+
     /// Whether something is to be told.
     pub(super) fn has_news(&self) -> bool {
         !self.refused.is_empty()
@@ -125,6 +130,12 @@ impl Adapter {
         self.shared.set_timers(self.handover.as_ref().is_some_and(Handover::has_timers));
     }
 
+    /// Says how many legs wait for this engine's steps.
+    pub(super) fn count_live(&self) {
+        let coming = self.handover.as_ref().map_or(0, Handover::coming);
+        self.shared.set_live(self.legs.len().saturating_sub(coming));
+    }
+
     /// A leg has ended, and its request, if it had one, will.
     pub(super) fn release(&mut self, leg: LegId, request: Option<u64>) {
         let Some(handover) = &mut self.handover else { return };
@@ -137,6 +148,7 @@ impl Adapter {
         handover.ledger.release(leg, now);
         handover.refused.retain(|(refused, _)| *refused != leg);
         self.set_timers();
+        self.count_live();
     }
 
     /// A prompt has been computed: its KV stays until another engine has it.

@@ -41,6 +41,11 @@ impl Pulls {
         self.legs.contains_key(&leg)
     }
 
+    /// How many are on their way.
+    pub fn len(&self) -> usize {
+        self.legs.len()
+    }
+
     /// Whether none is on its way.
     pub fn is_empty(&self) -> bool {
         self.legs.is_empty()

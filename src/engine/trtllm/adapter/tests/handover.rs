@@ -134,6 +134,18 @@ fn what_is_late_is_computed_where_it_is_decoded() {
 }
 
 #[test]
+fn an_engine_that_waits_for_another_one_does_not_hang() {
+    let _alone = alone();
+    let slow = handing(NEVER, 5 * SHORT, NEVER);
+    let mut decode = open(AdapterConfig { step_timeout: SHORT, ..slow });
+    let state = prefilled(&mut open(patient()), 1);
+    standin::set("transfer_stall", "1").unwrap();
+    decode.admit_handed(decode_leg(1), state).unwrap();
+    let want = (alone_with(&decode_leg(1)), vec![HandedEnd::NotGiven]);
+    assert_eq!(decoded(&mut decode), want);
+}
+
+#[test]
 fn an_engine_that_never_ends_a_transfer_is_lost() {
     let _alone = alone();
     let (mut prefill, mut decode) = (open(patient()), open(handing(NEVER, NEVER, SHORT)));
