@@ -21,6 +21,10 @@ def answer(server):
         return asked.choices[0].message.content
 
 
+def another_serves(server):
+    return server.metric("cuelight_generation") == 2.0 and server.get("/health")[0] == 200
+
+
 def processes(parent):
     """Engines' processes under this one, and what they are called by."""
     found, left = [], [parent]
@@ -43,7 +47,7 @@ def test_a_native_engine_may_have_a_launcher(make_server):
     assert answer(server) == "The capital of France is Paris."
     [engine] = processes(server.process.pid)
     os.kill(engine, signal.SIGKILL)
-    eventually("another one serves", lambda: server.metric("cuelight_generation") == 2.0)
+    eventually("another one serves", lambda: another_serves(server))
     assert answer(server) == "The capital of France is Paris."
 
 
@@ -59,7 +63,7 @@ def test_several_processes_of_an_engine_come_and_go_together(make_server, tmp_pa
                 and os.path.realpath(f"/proc/{pid}/exe") == os.path.realpath(f"/proc/{server.process.pid}/exe")]
     launched = int(open(f"/proc/{leader}/stat").read().rsplit(")", 1)[1].split()[1])
     os.kill(launched, signal.SIGKILL)
-    eventually("another one serves", lambda: server.metric("cuelight_generation") == 2.0)
+    eventually("another one serves", lambda: another_serves(server))
     eventually("what it had started is gone", lambda: not os.path.exists(f"/proc/{leader}"))
     assert answer(server) == "The capital of France is Paris."
     server.stop()
