@@ -245,6 +245,10 @@ impl<E: Engine> Engine for Faulty<E> {
         self.engine.abort(leg);
     }
 
+    fn not_given(&mut self, leg: LegId) {
+        self.engine.not_given(leg);
+    }
+
     fn accepts_later(&self) -> bool {
         self.engine.accepts_later()
     }

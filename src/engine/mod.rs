@@ -115,6 +115,12 @@ pub trait Engine: Send {
         self.admit(leg)
     }
 
+    /// What a leg of [`Engine::admit_handed`] waits for will not come: the engine that had it is gone. The rest is
+    /// computed here. Unknown ids are ignored.
+    fn not_given(&mut self, leg: LegId) {
+        let _ = leg; // nothing ever waits
+    }
+
     /// Whether [`StepOutput::accepted`] says which legs it has taken on; else it has when [`Engine::admit`] succeeds.
     fn accepts_later(&self) -> bool {
         false
@@ -169,6 +175,10 @@ impl Engine for Box<dyn Engine> {
 
     fn admit_handed(&mut self, leg: Leg, state: Arc<[u8]>) -> Result<(), EngineError> {
         (**self).admit_handed(leg, state)
+    }
+
+    fn not_given(&mut self, leg: LegId) {
+        (**self).not_given(leg);
     }
 
     fn accepts_later(&self) -> bool {

@@ -175,6 +175,7 @@ impl Steps {
                     self.show_load();
                 }
             }
+            Command::NotGiven(leg) => self.engine.not_given(leg),
             Command::Pulled { leg, have, end } => {
                 self.engine.pulled(leg, have);
                 self.say_of(leg, |frame| frame.fetched.push((leg, end)));

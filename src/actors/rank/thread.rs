@@ -29,6 +29,7 @@ pub(super) enum Command {
     Admit { leg: Leg, link: LinkId, state: Option<Arc<[u8]>> },
     Refused { leg: LegId, link: LinkId, error: EngineError },
     Abort(LegId),
+    NotGiven(LegId),
     Pulled { leg: LegId, have: u32, end: FetchEnd },
     Lost { leg: LegId, link: LinkId },
     Ready, // the engine has something to tell

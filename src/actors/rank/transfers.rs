@@ -45,9 +45,11 @@ impl State {
             // It has ended meanwhile: what it has is counted.
             Some(actor) => drop(actor.cast(transfer::Msg::More(more))),
             None => {
-                if let Some(sequence) = self.live.get_mut(&leg) {
-                    sequence.more(more);
+                let Some(sequence) = self.live.get_mut(&leg) else { return };
+                if more.is_none() && self.fetches.is_none() {
+                    self.thread.send(Command::NotGiven(leg)); // its engine fetches by itself
                 }
+                sequence.more(more);
             }
         }
     }

@@ -15,6 +15,8 @@ const OPTIONS: &str = "worker.trtllm.options";
 const MODE: &str = "worker.trtllm.mode";
 const EXECUTABLE: &str = "worker.trtllm.worker_executable";
 const DEVICES: &str = "worker.trtllm.devices";
+const STEP: &str = "worker.step_timeout_s";
+const TIMEOUT: &str = "worker.transfer.timeout_s";
 const LORAS: &str = "worker.trtllm.loras";
 const COMMAND: &str = "worker.process_command";
 const PROCESSORS: &str = "worker.logits_processors";
@@ -271,6 +273,17 @@ fn transfer_rules(values: &mut Values, settings: &TrtllmSettings) {
              moves between engines"
         );
         return values.complain("worker.role", rule);
+    }
+    // A decode whose prompt does not come must notice that before it counts as hung.
+    if values.time(TIMEOUT) >= values.time(STEP)
+        && !values.is_broken(TIMEOUT)
+        && !values.is_broken(STEP)
+    {
+        let rule = format!(
+            "must be less than {STEP} ({} s): an engine that waits for another one would be taken for one that hangs",
+            values.time(STEP).as_secs_f64()
+        );
+        values.complain(TIMEOUT, rule);
     }
     let known = settings.built.as_ref().map(|built| built.max_seq_len);
     let cap = values.maybe_size("worker.max_context");

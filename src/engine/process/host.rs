@@ -192,6 +192,7 @@ impl Steps {
             }
             Word::Command(Command::Suffer(fault)) => self.suffer(fault),
             Word::Command(Command::Abort(leg)) => self.engine.abort(leg),
+            Word::Command(Command::NotGiven(leg)) => self.engine.not_given(leg),
             Word::Command(Command::Pulled { leg, have }) => self.engine.pulled(leg, have),
             Word::Command(Command::Open { .. }) | Word::Ready => {} // it is open; its step follows
             Word::Command(Command::Stop) | Word::End => return false,

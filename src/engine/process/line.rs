@@ -39,8 +39,7 @@ pub(super) struct State {
     pub(super) load: Load,
     /// Legs that were admitted and have not ended, as far as was handed out.
     pub(super) live: FxHashSet<LegId>,
-    /// Those of them that wait for others: for a prompt that another engine has computed, or, when their work is done,
-    /// for another engine to fetch it.
+    /// Those of them whose work is done, and that only keep what they have computed.
     pub(super) parked: FxHashSet<LegId>,
     /// Admitted legs that no report counts yet, with their tokens; and how many were counted.
     pub(super) unseen: VecDeque<(LegId, u64)>,
@@ -63,11 +62,6 @@ impl State {
         let taken = self.unseen.drain(..seen).map(|(leg, _)| leg);
         let is_refused = |leg: &LegId| output.failed.iter().any(|(failed, _)| failed == leg);
         output.accepted = taken.filter(|leg| !is_refused(leg)).collect();
-        let has_come = output.fetched.iter().map(|(leg, _)| leg);
-        let has_come = has_come.chain(output.tokens.iter().map(|row| &row.leg));
-        for leg in has_come {
-            self.parked.remove(leg);
-        }
         let handed = output.handed.iter().map(|handed| handed.leg);
         self.parked.extend(handed.filter(|leg| self.live.contains(leg)));
         self.news.append(output);

@@ -69,6 +69,7 @@ enum Command {
     Admit(Leg),
     AdmitHanded(Leg, Arc<[u8]>),
     Abort(LegId),
+    NotGiven(LegId),
     Pulled {
         leg: LegId,
         have: u32,

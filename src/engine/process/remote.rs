@@ -160,9 +160,13 @@ impl Engine for Remote {
     }
 
     fn admit_handed(&mut self, leg: Leg, state: Arc<[u8]>) -> Result<(), EngineError> {
-        // Until its prompt has come it waits for another engine.
-        self.end.line.lock().parked.insert(leg.id);
         self.queue(leg, |leg| Command::AdmitHanded(leg, state))
+    }
+
+    fn not_given(&mut self, leg: LegId) {
+        if self.end.line.lock().live.contains(&leg) {
+            self.end.line.send(Command::NotGiven(leg));
+        }
     }
 
     fn accepts_later(&self) -> bool {

@@ -41,8 +41,10 @@ pub(super) struct Handover {
     config: HandoverConfig,
     ledger: Ledger,
     pulls: Pulls,
-    /// Requests that were given up while their KV was on its way, and since when.
+    /// Requests that were given up while their KV was on its way; they have the grace from then on to end.
     given_up: FxHashMap<u64, Instant>,
+    /// Legs whose prompt's engine is gone, until the next step.
+    gone: Vec<LegId>,
     /// To be told with the next step: legs that compute all here.
     refused: Vec<(LegId, HandedEnd)>,
     /// The executor's step at the last poke: later ones tell what is held.
@@ -57,6 +59,7 @@ impl Handover {
             pulls: Pulls::new(config.timeout),
             config,
             given_up: FxHashMap::default(),
+            gone: Vec::new(),
             refused: Vec::new(),
             poked_at: None,
         }
@@ -67,14 +70,9 @@ impl Handover {
         self.ledger.outstanding() > 0 || !self.pulls.is_empty() || !self.given_up.is_empty()
     }
 
-    /// Legs that wait for another engine, not for this one.
-    fn coming(&self) -> usize {
-        self.pulls.len()
-    }
-
     /// Whether something is to be told.
     pub(super) fn has_news(&self) -> bool {
-        !self.refused.is_empty()
+        !self.refused.is_empty() || !self.gone.is_empty()
     }
 
     /// Whether the executor may hold KV that belongs to no live leg.
@@ -130,12 +128,6 @@ impl Adapter {
         self.shared.set_timers(self.handover.as_ref().is_some_and(Handover::has_timers));
     }
 
-    /// Says how many legs wait for this engine's steps.
-    pub(super) fn count_live(&self) {
-        let coming = self.handover.as_ref().map_or(0, Handover::coming);
-        self.shared.set_live(self.legs.len().saturating_sub(coming));
-    }
-
     /// A leg has ended, and its request, if it had one, will.
     pub(super) fn release(&mut self, leg: LegId, request: Option<u64>) {
         let Some(handover) = &mut self.handover else { return };
@@ -148,7 +140,6 @@ impl Adapter {
         handover.ledger.release(leg, now);
         handover.refused.retain(|(refused, _)| *refused != leg);
         self.set_timers();
-        self.count_live();
     }
 
     /// A prompt has been computed: its KV stays until another engine has it.
@@ -214,6 +205,34 @@ impl Adapter {
         begun
     }
 
+    /// The engine that has computed a leg's prompt is gone.
+    pub(super) fn is_gone(&mut self, leg: LegId) {
+        if let Some(handover) = self.handover.as_mut().filter(|handover| handover.pulls.has(leg)) {
+            handover.gone.push(leg);
+        }
+    }
+
+    /// A leg does not wait for its prompt any longer. TensorRT-LLM may notice at `since` at the latest.
+    fn give_up(
+        &mut self,
+        leg: LegId,
+        since: Instant,
+        why: &str,
+        out: &mut StepOutput,
+    ) -> Result<(), EngineError> {
+        if !self.handover.as_ref().is_some_and(|handover| handover.pulls.has(leg)) {
+            return Ok(()); // for another reason already
+        }
+        if let Some(request) = self.leave(leg) {
+            self.cancel(request)?;
+            if let Some(handover) = &mut self.handover {
+                handover.given_up.insert(request, since);
+            }
+        }
+        self.compute_here(leg, why, out);
+        Ok(())
+    }
+
     /// The prompt of a leg has not come, for this reason: it is computed here, by another request.
     /// `false` if it was not to come, or has.
     pub(super) fn compute_here(&mut self, leg: LegId, why: &str, out: &mut StepOutput) -> bool {
@@ -246,14 +265,15 @@ impl Adapter {
             );
             return Err(self.lose(EngineError::Lost { during: "a transfer".into(), detail }));
         }
-        for leg in handover.pulls.late(now) {
-            if let Some(request) = self.leave(leg) {
-                self.cancel(request)?;
-                if let Some(handover) = &mut self.handover {
-                    handover.given_up.insert(request, now);
-                }
-            }
-            self.compute_here(leg, "worker.transfer.timeout_s has passed", out);
+        let late = handover.pulls.late(now);
+        let gone = std::mem::take(&mut handover.gone);
+        let gone: Vec<_> =
+            gone.iter().filter_map(|leg| Some((*leg, handover.pulls.until(*leg)?))).collect();
+        for (leg, until) in gone {
+            self.give_up(leg, until.max(now), "the engine that had it is gone", out)?;
+        }
+        for leg in late {
+            self.give_up(leg, now, "worker.transfer.timeout_s has passed", out)?;
         }
         self.tend_pinned(now)?;
         self.set_timers();

@@ -201,7 +201,7 @@ impl Adapter {
         let request = self.enqueue(&leg, chain, asked)?;
         self.legs.insert(leg.id, request);
         self.unstarted = (self.unstarted.0 + 1, self.unstarted.1 + leg.tokens.len() as u64);
-        self.count_live();
+        self.shared.set_live(self.legs.len());
         self.set_timers();
         Ok(())
     }
@@ -259,12 +259,11 @@ impl Adapter {
             let has_come = !waited || tracked.started;
             if lived && (tracked.ended || after == After::Hand) {
                 self.legs.remove(&leg);
-                self.count_live();
+                self.shared.set_live(self.legs.len());
                 self.shared.works.remove(client);
             }
             if let Some(handover) = self.handover.as_mut().filter(|_| lived && has_come) {
                 handover.has_come(leg, out);
-                self.count_live();
             }
             if row.is_final
                 && let Some(handover) = &mut self.handover
@@ -305,7 +304,7 @@ impl Adapter {
     fn leave(&mut self, leg: LegId) -> Option<u64> {
         let request = self.legs.remove(&leg)?;
         self.sent.forget(leg);
-        self.count_live();
+        self.shared.set_live(self.legs.len());
         if let Some(tracked) = self.requests.get_mut(&request) {
             (tracked.ended, tracked.cancelled) = (true, true);
             if !tracked.started {
@@ -378,6 +377,10 @@ impl Engine for Adapter {
     }
 
     fn pulled(&mut self, _: LegId, _: u32) {}
+
+    fn not_given(&mut self, leg: LegId) {
+        self.is_gone(leg);
+    }
 
     fn misbehave(&mut self, fault: ProcessFault) -> bool {
         misbehave(fault)

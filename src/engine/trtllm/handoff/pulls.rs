@@ -41,9 +41,9 @@ impl Pulls {
         self.legs.contains_key(&leg)
     }
 
-    /// How many are on their way.
-    pub fn len(&self) -> usize {
-        self.legs.len()
+    /// Until when this leg's may take.
+    pub fn until(&self, leg: LegId) -> Option<Instant> {
+        self.legs.get(&leg).map(|(until, _)| *until)
     }
 
     /// Whether none is on its way.

@@ -134,15 +134,20 @@ fn what_is_late_is_computed_where_it_is_decoded() {
 }
 
 #[test]
-fn an_engine_that_waits_for_another_one_does_not_hang() {
+fn what_has_lost_its_engine_is_computed_at_once() {
     let _alone = alone();
-    let slow = handing(NEVER, 5 * SHORT, NEVER);
-    let mut decode = open(AdapterConfig { step_timeout: SHORT, ..slow });
+    let mut decode = open(handing(NEVER, NEVER, SHORT));
     let state = prefilled(&mut open(patient()), 1);
     standin::set("transfer_stall", "1").unwrap();
     decode.admit_handed(decode_leg(1), state).unwrap();
+    for request in [1, 1, 9] {
+        decode.not_given(decode_leg(request).id);
+    }
     let want = (alone_with(&decode_leg(1)), vec![HandedEnd::NotGiven]);
     assert_eq!(decoded(&mut decode), want);
+    assert!(waits(&decode) && decode.lost.is_none(), "TensorRT-LLM may take longer to notice");
+    standin::set("transfer_stall", "0").unwrap();
+    let_go(&mut decode);
 }
 
 #[test]
