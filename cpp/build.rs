@@ -13,7 +13,7 @@ pub(crate) fn build() -> Result<(), String> {
     println!("cargo:rerun-if-env-changed=CUDA_HOME");
     let root = env::var_os("TRTLLM_ROOT").filter(|root| !root.is_empty()).map(PathBuf::from);
     let mut build = cxx_build::bridge("src/engine/trtllm/ffi.rs");
-    build.std("c++17").warnings(true).extra_warnings(true).warnings_into_errors(true).include(".");
+    build.std("c++17").warnings(true).extra_warnings(true).include(".");
     // GCC 12 takes the empty payload of a std::optional for a use of it; cpp/check compiles without optimizing that far.
     build.flag_if_supported("-Wno-maybe-uninitialized");
     for part in ["shim", "bridge"] {
@@ -21,6 +21,7 @@ pub(crate) fn build() -> Result<(), String> {
     }
     if root.is_none() && cfg!(feature = "trtllm-standin") {
         println!("cargo:rustc-cfg=trtllm_standin");
+        build.warnings_into_errors(true); // other people's headers must not stop a build
         build.include("cpp/standin/include").file("cpp/shim/stream_host.cc");
         add(&mut build, "standin/src", |_| true)?;
         build.compile("cuelight_trtllm");
@@ -44,6 +45,9 @@ pub(crate) fn build() -> Result<(), String> {
     for library in find::LIBRARIES {
         println!("cargo:rustc-link-lib=dylib={library}");
     }
+    // Inline functions of TensorRT-LLM's headers call it.
+    println!("cargo:rustc-link-search=native={}", sdk.cuda_libs.display());
+    println!("cargo:rustc-link-lib=dylib=cudart");
     // The transfer back ends are opened by their bare names.
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", sdk.libs.display());
     Ok(())

@@ -31,6 +31,8 @@ pub(crate) struct Sdk {
     pub(crate) libs: PathBuf,
     /// Headers of CUDA.
     pub(crate) cuda: PathBuf,
+    /// Its run-time library.
+    pub(crate) cuda_libs: PathBuf,
 }
 
 impl Places {
@@ -48,7 +50,8 @@ impl Places {
             let names = LIBRARIES.map(|library| format!("lib{library}.so"));
             let libs = first(root, &folders, &names.each_ref().map(String::as_str), &mut looked);
             if let (Some(include), Some(libs)) = (include, libs) {
-                return Ok(Sdk { include, libs, cuda: self.cuda(&mut looked)? });
+                let (cuda, cuda_libs) = self.cuda(&mut looked)?;
+                return Ok(Sdk { include, libs, cuda, cuda_libs });
             }
         }
         let about = match (&self.root, roots.is_empty()) {
@@ -57,19 +60,23 @@ impl Places {
             (None, false) => "TRTLLM_ROOT is not set, and none was found in the usual places",
         };
         Err(format!(
-            "error: feature `trtllm` needs the headers and libraries of TensorRT-LLM (at most 1.2.1 or \
-             1.3.0rc20).\n{about}. Looked for:\n{looked}Set TRTLLM_ROOT to the installed package, e.g. \
+            "error: feature `trtllm` needs the headers and libraries of TensorRT-LLM (1.1 to 1.2.1, \
+             or 1.3.0rc up to 20).\n{about}. Looked for:\n{looked}Set TRTLLM_ROOT to the installed package, e.g. \
              /usr/local/lib/python3.12/dist-packages/tensorrt_llm (folders `include` and `libs`), or \
              build with the feature `trtllm-standin` and without TRTLLM_ROOT to use the stand-in."
         ))
     }
 
-    fn cuda(&self, looked: &mut String) -> Result<PathBuf, String> {
+    /// Headers and libraries of CUDA.
+    fn cuda(&self, looked: &mut String) -> Result<(PathBuf, PathBuf), String> {
         let root = self.cuda.clone().unwrap_or_else(|| self.system.join("usr/local/cuda"));
-        first(&root, &["include"], &["cuda_fp16.h"], looked).ok_or_else(|| {
+        let headers = first(&root, &["include"], &["cuda_fp16.h"], looked);
+        let folders = ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"];
+        let libs = first(&root, &folders, &["libcudart.so"], looked);
+        headers.zip(libs).ok_or_else(|| {
             format!(
-                "error: feature `trtllm` needs the headers of CUDA. Looked for:\n{looked}Set CUDA_HOME to \
-                 the toolkit."
+                "error: feature `trtllm` needs the headers of CUDA and libcudart.so. Looked for:\n{looked}Set \
+                 CUDA_HOME to the toolkit."
             )
         })
     }

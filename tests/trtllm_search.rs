@@ -54,7 +54,7 @@ fn under(folder: &str, files: &[&str]) -> Vec<String> {
 
 fn machine(test: &str, folder: &str, files: &[&str]) -> Machine {
     let mut all = under(folder, files);
-    all.push("cuda/include/cuda_fp16.h".to_owned());
+    all.extend(under("cuda", &["include/cuda_fp16.h", "lib64/libcudart.so"]));
     Machine::new(test, &all.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
@@ -63,6 +63,7 @@ fn sdk(machine: &Machine, package: &str) -> Sdk {
         include: machine.at(package).join("include"),
         libs: machine.at(package).join("libs"),
         cuda: machine.at("cuda/include"),
+        cuda_libs: machine.at("cuda/lib64"),
     }
 }
 
@@ -112,4 +113,7 @@ fn a_machine_without_cuda_is_told_so() {
     assert!(error.contains("needs the headers of CUDA"), "{error}");
     assert!(error.contains("elsewhere/include/cuda_fp16.h"), "{error}");
     assert!(error.contains("Set CUDA_HOME"), "{error}");
+    fs::remove_file(machine.at("cuda/lib64/libcudart.so")).unwrap();
+    let error = machine.places(Some("package")).find().unwrap_err();
+    assert!(error.contains("cuda/lib64/libcudart.so"), "{error}");
 }

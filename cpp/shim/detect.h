@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -32,6 +33,7 @@ CUELIGHT_DETECT(
     HasEndpoint, std::declval<T&>().setDisaggInfoEndpoint(std::declval<T const&>().getDisaggInfoEndpoint()));
 CUELIGHT_DETECT(HasDisaggRequestId, std::declval<T&>().setDisaggRequestId(std::uint64_t{}));
 CUELIGHT_DETECT(HasCacheSalt, std::declval<T&>().setCacheSaltID(std::uint64_t{}));
+CUELIGHT_DETECT(HasCacheSaltText, std::declval<T&>().setCacheSalt(std::optional<std::string>{}));
 CUELIGHT_DETECT(HasMaxGpuTotalBytes, std::declval<T&>().setMaxGpuTotalBytes(std::uint64_t{}));
 CUELIGHT_DETECT(HasUseUvm, std::declval<T&>().setUseUvm(true));
 CUELIGHT_DETECT(HasFailFast, std::declval<T&>().setFailFastOnAttentionWindowTooLarge(true));

@@ -95,7 +95,7 @@ Capabilities detected()
     found.poll_interval = HasPollInterval<Config>::value;
     found.context_dp_rank = HasCtxDpRank<Params>::value;
     found.disagg_request_id = HasDisaggRequestId<Request>::value;
-    found.cache_salt = HasCacheSalt<Request>::value;
+    found.cache_salt = HasCacheSalt<Request>::value || HasCacheSaltText<Request>::value;
     found.max_gpu_total_bytes = HasMaxGpuTotalBytes<Kv>::value;
     found.missed_blocks = HasMissedBlocks<Stats>::value;
     return found;
@@ -172,11 +172,19 @@ Admitted Engine::enqueue(RequestOptions const& options)
     }
     catch (std::bad_alloc const&)
     {
+        if (options.handoff) // its state is read here; a length in it that makes no sense asks for too much
+        {
+            return {Admission::Invalid, 0, "the state of the context phase cannot be read"};
+        }
         throw CallError("Request", "out of memory");
     }
     catch (std::exception const& error)
     {
         return {Admission::Invalid, 0, error.what()};
+    }
+    catch (...)
+    {
+        throw CallError("Request", "threw something that is not a std::exception");
     }
     return named("Executor.enqueueRequest",
         [&]() -> Admitted

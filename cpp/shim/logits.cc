@@ -45,7 +45,7 @@ void LogitsBridge::one(std::string const& name, tle::IdType id, tle::Tensor& log
         onHost(name, id, logits, tokens, client);
         return;
     }
-    auto host = logits.copyToPinned(stream);
+    auto host = logits.copyToPooledPinned(stream);
     waitFor(stream);
     if (mStream != stream)
     {

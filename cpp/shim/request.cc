@@ -147,6 +147,10 @@ void setRecent(Request& request, RequestOptions const& options)
     {
         given(options.cache_salt, [&](std::uint64_t v) { request.setCacheSaltID(v); });
     }
+    else if constexpr (HasCacheSaltText<Request>::value)
+    {
+        given(options.cache_salt, [&](std::uint64_t v) { request.setCacheSalt(std::to_string(v)); });
+    }
     else if (options.cache_salt)
     {
         unavailable("cache_salt");

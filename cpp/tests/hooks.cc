@@ -51,7 +51,7 @@ int countOn(void* user, char const*, cuelight_standin_row* rows, size_t len)
             rows[i].logits[next] = 5.f;
         }
         rows[i].token = next;
-        rows[i].logprob = -0.25f;
+        rows[i].logprob = -0.25f * static_cast<float>(next);
     }
     return counting.fails ? 1 : 0;
 }
@@ -117,7 +117,9 @@ TEST(tokens_come_from_the_host_program)
         request.return_log_probs = true;
         auto const answer = bench.run(request);
         EQ(answer.tokens, (std::vector<std::int32_t>{8, 9, 10, 11}));
-        EQ(answer.log_probs[3], -0.25f);
+        EQ(answer.log_probs.size(), 4U);
+        EQ(answer.log_probs[0], -2.f);
+        EQ(answer.log_probs[3], -2.75f);
         request.bias_ids = {50};
         request.bias_values = {10.f};
         EQ(bench.run(request).tokens[0], 50);

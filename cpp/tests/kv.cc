@@ -222,8 +222,10 @@ TEST(a_prompt_prefilled_by_one_engine_is_decoded_by_another)
     Bench decode(withTransceiver());
     auto request = prompt(counted(50), 9);
     request.phase = Phase::ContextOnly;
-    auto const first = prefill.run(request);
+    auto const asked = prefill.enqueue(request);
+    auto const first = prefill.wait(asked);
     CHECK(first.handoff && first.handoff->has_state);
+    EQ(first.handoff->context_request, asked);
     EQ(first.handoff->first_tokens, std::vector<std::int32_t>(whole.begin(), whole.begin() + 1));
     request.phase = Phase::GenerationOnly;
     CHECK(decode.engine->enqueue(request).status == Admission::Invalid);

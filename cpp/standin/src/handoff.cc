@@ -72,7 +72,10 @@ std::string handoffOf(std::vector<char> const& state)
 {
     std::string text(state.begin(), state.end());
     check(text.rfind(kMagic, 0) == 0, "the state of the context phase is of another build");
-    return text.substr(kMagic.size());
+    auto const rest = text.substr(kMagic.size());
+    auto const digits = rest.find_first_not_of("0123456789");
+    check(digits > 0 && digits < 10 && rest[digits] == ' ', "the state of the context phase cannot be read");
+    return rest;
 }
 
 bool handoffAlive(std::string const& handoff)

@@ -98,7 +98,7 @@ Tensor Tensor::copyToCpu(CudaStreamPtr) const
     return copy;
 }
 
-Tensor Tensor::copyToPinned(CudaStreamPtr) const
+Tensor Tensor::copyToPooledPinned(CudaStreamPtr) const
 {
     auto copy = pinned(getDataType(), getShape());
     copy.setFrom(*this);

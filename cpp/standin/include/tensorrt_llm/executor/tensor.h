@@ -85,7 +85,7 @@ public:
     Tensor() noexcept = default;
 
     [[nodiscard]] Tensor copyToCpu(CudaStreamPtr stream = nullptr) const;
-    [[nodiscard]] Tensor copyToPinned(CudaStreamPtr stream = nullptr) const;
+    [[nodiscard]] Tensor copyToPooledPinned(CudaStreamPtr stream = nullptr) const;
     [[nodiscard]] void* getData();
     [[nodiscard]] void const* getData() const;
     [[nodiscard]] DataType getDataType() const;
