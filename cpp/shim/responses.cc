@@ -29,7 +29,8 @@ Fault faultOf(std::string const& text)
     {
         return Fault::Stale;
     }
-    if (has("Maximum queue size"))
+    // The second is that of LoRA caches whose adapters are all in use.
+    if (has("Maximum queue size") || has("no done tasks to evict"))
     {
         return Fault::QueueFull;
     }

@@ -21,6 +21,8 @@ pub(super) use with::{follow, open};
 
 #[cfg(feature = "trtllm-bridge")]
 mod with {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::trtllm::{Built, TrtllmMode};
     use crate::engine::native::checkpoint::read_card;
@@ -47,13 +49,19 @@ mod with {
         let can = ffi::capabilities();
         let engine = options(worker, rank, &built, &can)?;
         let mut config = AdapterConfig::new(engine, &built, key.clone());
-        config.context = worker.max_context.unwrap_or(built.max_seq_len).min(built.max_seq_len);
+        // TensorRT-LLM keeps room for drafts at the end of a sequence.
+        let longest = built.max_seq_len.saturating_sub(built.max_draft_len.unwrap_or(0));
+        config.context = worker.max_context.unwrap_or(longest).min(longest);
         config.vocab = vocab;
         let batch = config.engine.max_batch_size;
         let batch = if batch.some { batch.value.max(1) as usize } else { built.max_batch_size };
         config.max_running = worker.max_running.min(batch);
         config.max_waiting = worker.max_waiting;
-        config.events = worker.kv_events && worker.prefix_cache;
+        let kept = config.engine.kv.event_buffer_max_size;
+        config.events = worker.kv_events
+            && worker.prefix_cache
+            && worker.trtllm.mode != TrtllmMode::Orchestrator
+            && !(kept.some && kept.value == 0);
         config.step_timeout = worker.step_timeout;
         config.shutdown_timeout = worker.process_stop.mul_f64(0.75); // then the node kills it
         for (name, folder) in &worker.trtllm.loras {
@@ -63,12 +71,14 @@ mod with {
         if max_tokens.some {
             config.blocks = max_tokens.value.max(0) as u32 / built.block_tokens.max(1) as u32;
         }
+        let kept = config.engine.transceiver.transfer_timeout_ms;
         if worker.role != Role::Aggregated {
             config.handover = Some(HandoverConfig {
                 identity: identity(&built, &config.engine, &can),
                 lease: worker.transfer.lease,
                 timeout: worker.transfer.timeout,
                 grace: worker.transfer.quiet.max(GRACE),
+                kept: kept.some.then(|| Duration::from_millis(kept.value.max(0) as u64)),
             });
         }
         Ok(Box::new(Adapter::open(config, processors(worker)?)?))
@@ -96,7 +106,7 @@ mod with {
         engine.engine_dir = worker.trtllm.engine_dir.display().to_string();
         engine.bias_type.clone_from(&built.logits_dtype);
         engine.vocab_size = u32::try_from(built.vocab).map_err(lost)?;
-        fill(&mut engine, worker, can);
+        fill(&mut engine, worker, built, can);
         if engine.guided.backend.some {
             guide(&mut engine, worker)?;
         }
@@ -108,10 +118,15 @@ mod with {
     }
 
     /// Shortest time that an executor gets to notice that KV was pulled: it looks once a step.
-    const GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+    const GRACE: Duration = Duration::from_secs(2);
 
     /// What follows from the worker's keys where TensorRT-LLM's own do not say.
-    fn fill(engine: &mut EngineOptions, worker: &Worker, can: &Capabilities) {
+    fn fill(engine: &mut EngineOptions, worker: &Worker, built: &Built, can: &Capabilities) {
+        let batch = &mut engine.max_batch_size;
+        let most = if batch.some { batch.value.max(1) as usize } else { built.max_batch_size };
+        if worker.max_running < most {
+            *batch = (worker.max_running as i32).into();
+        }
         if !worker.prefix_cache && !engine.kv.enable_block_reuse.some {
             engine.kv.enable_block_reuse = false.into();
         }

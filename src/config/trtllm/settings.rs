@@ -1,6 +1,7 @@
 //! `worker.trtllm:` and the rules between its keys and those of the worker.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
@@ -17,6 +18,8 @@ const EXECUTABLE: &str = "worker.trtllm.worker_executable";
 const DEVICES: &str = "worker.trtllm.devices";
 const STEP: &str = "worker.step_timeout_s";
 const TIMEOUT: &str = "worker.transfer.timeout_s";
+/// How much sooner a transfer must be given up than a step counts as hung.
+const NOTICE: Duration = Duration::from_millis(250);
 const LORAS: &str = "worker.trtllm.loras";
 const COMMAND: &str = "worker.process_command";
 const PROCESSORS: &str = "worker.logits_processors";
@@ -275,13 +278,15 @@ fn transfer_rules(values: &mut Values, settings: &TrtllmSettings) {
         return values.complain("worker.role", rule);
     }
     // A decode whose prompt does not come must notice that before it counts as hung.
-    if values.time(TIMEOUT) >= values.time(STEP)
+    if values.time(TIMEOUT) + NOTICE > values.time(STEP)
         && !values.is_broken(TIMEOUT)
         && !values.is_broken(STEP)
     {
         let rule = format!(
-            "must be less than {STEP} ({} s): an engine that waits for another one would be taken for one that hangs",
-            values.time(STEP).as_secs_f64()
+            "must be less than {STEP} ({} s) by {} s: an engine that waits for another one would be taken for one \
+             that hangs",
+            values.time(STEP).as_secs_f64(),
+            NOTICE.as_secs_f64()
         );
         values.complain(TIMEOUT, rule);
     }

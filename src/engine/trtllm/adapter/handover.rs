@@ -3,7 +3,7 @@
 //!
 //! Nothing that goes wrong between the two engines ends a leg: what does not come is computed here. A leg
 //! that wants log probabilities is computed where it is decoded, since TensorRT-LLM does not say whether
-//! those of the first token come along.
+//! those of the first token come along; so is a guided one, whose grammar would miss that token.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +12,10 @@ use rustc_hash::FxHashMap;
 
 use super::super::ffi::{Admission, Fault, Handoff, Output, Phase, RequestOptions, Row};
 use super::super::handoff::{Identity, Ledger, Limits, Pulls, State};
-use super::{Adapter, request};
-use crate::engine::{EngineError, Handed, HandedEnd, Leg, Part, StepOutput};
+use super::Adapter;
+use super::rows::error_text;
+use crate::engine::sample::random_bits;
+use crate::engine::{EngineError, Handed, HandedEnd, Leg, Part, Sampling, StepOutput};
 use crate::ids::LegId;
 
 /// Between two requests that only make an idle executor look after what was pulled.
@@ -33,6 +35,8 @@ pub struct HandoverConfig {
     /// How long the executor may take to let go of a prompt, or of a request that was cancelled while its
     /// prompt was on its way; then the engine is lost.
     pub grace: Duration,
+    /// How long the executor keeps a prompt that nobody pulls; `None`: for ever.
+    pub kept: Option<Duration>,
 }
 
 /// What an engine remembers of prompts that it hands over or takes on.
@@ -41,7 +45,8 @@ pub(super) struct Handover {
     config: HandoverConfig,
     ledger: Ledger,
     pulls: Pulls,
-    /// Requests that were given up while their KV was on its way; they have the grace from then on to end.
+    /// Requests that were given up while their KV was on its way; they have the grace from then on, or from
+    /// their turn, to end.
     given_up: FxHashMap<u64, Instant>,
     /// Legs whose prompt's engine is gone, until the next step.
     gone: Vec<LegId>,
@@ -53,7 +58,8 @@ pub(super) struct Handover {
 
 impl Handover {
     pub(super) fn new(config: HandoverConfig) -> Self {
-        let limits = Limits { lease: config.lease, grace: config.grace, poke: POKE };
+        let (lease, grace, kept) = (config.lease, config.grace, config.kept);
+        let limits = Limits { lease, grace, poke: POKE, kept };
         Self {
             ledger: Ledger::new(limits),
             pulls: Pulls::new(config.timeout),
@@ -80,6 +86,11 @@ impl Handover {
         self.ledger.outstanding() > 0
     }
 
+    /// There is room for the leg, whose prompt comes from another engine.
+    pub(super) fn begin(&mut self, leg: LegId, now: Instant) {
+        self.pulls.begin(leg, now);
+    }
+
     /// The request is over.
     pub(super) fn forget(&mut self, request: u64) {
         self.given_up.remove(&request);
@@ -92,6 +103,11 @@ impl Handover {
         }
     }
 
+    fn lend(&mut self, leg: LegId, prompt: usize, block_tokens: usize) {
+        let held = prompt.div_ceil(block_tokens.max(1)) as u64;
+        self.ledger.lend(leg, held, Instant::now());
+    }
+
     /// What an engine leaves for the one that decodes; `None` if it left nothing.
     fn hand(
         &mut self,
@@ -102,13 +118,17 @@ impl Handover {
     ) -> Option<()> {
         let handoff = usize::try_from(row.handoff).ok().and_then(|at| of.handoffs.get(at))?;
         let state = State::pack(&self.config.identity, handoff)?;
-        let held = prompt.div_ceil(block_tokens.max(1)) as u64;
-        self.ledger.lend(leg, held, Instant::now());
+        self.lend(leg, prompt, block_tokens);
         // The last token is computed by the engine that decodes.
         let blocks = (prompt.saturating_sub(1) / block_tokens.max(1)) as u32;
         out.handed.push(Handed { leg, blocks, state: state.into() });
         Some(())
     }
+}
+
+/// Whether TensorRT-LLM can decode what another engine has prefilled.
+fn goes_on(sampling: &Sampling) -> bool {
+    sampling.logprobs.is_none() && sampling.guide.is_none()
 }
 
 /// Makes a request one part of two.
@@ -117,6 +137,11 @@ pub(super) fn set_part(options: &mut RequestOptions, leg: &Leg, handoff: Option<
         (Part::Prefill, _) => options.phase = Phase::ContextOnly,
         (Part::Decode { .. }, Some(handoff)) => {
             (options.phase, options.handoff) = (Phase::GenerationOnly, handoff);
+            // The prefill has drawn the first token with the seed of its place.
+            if options.sampling.seed.some {
+                let place = (leg.tokens.len() - leg.prompt_len) as u64 + 1;
+                options.sampling.seed = random_bits(leg.sampling.seed, leg.choice, place).into();
+            }
         }
         (Part::Whole | Part::Decode { .. }, _) => {}
     }
@@ -163,6 +188,15 @@ impl Adapter {
         self.set_timers();
     }
 
+    /// A prompt has been computed whose leg has ended meanwhile: the executor keeps it like any other.
+    pub(super) fn unwanted(&mut self, leg: LegId, prompt: usize) {
+        let block_tokens = self.config.block_tokens;
+        if let Some(handover) = &mut self.handover {
+            handover.lend(leg, prompt, block_tokens);
+        }
+        self.release(leg, None);
+    }
+
     /// Whether the row says that the prompt of a live leg does not come; the leg then goes on here.
     pub(super) fn came_to_nothing(&mut self, row: &Row, of: &Output, out: &mut StepOutput) -> bool {
         if matches!(row.fault, Fault::None | Fault::Forward | Fault::Stale) {
@@ -175,8 +209,12 @@ impl Adapter {
         }
         self.leave(leg);
         self.requests.remove(&row.request);
-        let text = usize::try_from(row.error).ok().and_then(|at| of.errors.get(at));
-        self.compute_here(leg, text.map_or("an error without a text", String::as_str), out)
+        // What is wrong with the request, or with this engine, is not the fault of the one that prefilled.
+        let end = match row.fault {
+            Fault::Other => HandedEnd::NotGiven,
+            _ => HandedEnd::NotTaken,
+        };
+        self.compute_here(leg, error_text(row, of), end, out)
     }
 
     /// Takes a leg on whose prompt another engine has computed.
@@ -184,7 +222,7 @@ impl Adapter {
         let Some(handover) = &mut self.handover else { return self.begin(leg, None) };
         let id = leg.id;
         let handoff = match State::unpack(&handover.config.identity, state) {
-            Ok(handoff) if leg.sampling.logprobs.is_none() => Ok(handoff),
+            Ok(handoff) if goes_on(&leg.sampling) => Ok(handoff),
             Ok(_) => Err(HandedEnd::NotTaken),
             Err(error) => {
                 tracing::warn!(leg = %id, %error, "a prompt is computed again");
@@ -192,7 +230,7 @@ impl Adapter {
             }
         };
         match &handoff {
-            Ok(_) => handover.pulls.begin(leg.clone(), Instant::now()),
+            Ok(_) => handover.pulls.wait(leg.clone()),
             Err(why) => handover.refused.push((id, *why)),
         }
         let begun = self.begin(leg, handoff.ok());
@@ -203,6 +241,14 @@ impl Adapter {
             handover.refused.retain(|(refused, _)| *refused != id);
         }
         begun
+    }
+
+    /// A leg will not take the prompt that another engine has for it, if any has.
+    pub(super) fn not_taken(&mut self, leg: LegId, out: &mut StepOutput) {
+        let handover = self.handover.as_mut();
+        if handover.is_some_and(|handover| handover.pulls.end(leg)) {
+            out.fetched.push((leg, HandedEnd::NotTaken));
+        }
     }
 
     /// The engine that has computed a leg's prompt is gone.
@@ -229,17 +275,23 @@ impl Adapter {
                 handover.given_up.insert(request, since);
             }
         }
-        self.compute_here(leg, why, out);
+        self.compute_here(leg, why, HandedEnd::NotGiven, out);
         Ok(())
     }
 
     /// The prompt of a leg has not come, for this reason: it is computed here, by another request.
     /// `false` if it was not to come, or has.
-    pub(super) fn compute_here(&mut self, leg: LegId, why: &str, out: &mut StepOutput) -> bool {
+    fn compute_here(
+        &mut self,
+        leg: LegId,
+        why: &str,
+        end: HandedEnd,
+        out: &mut StepOutput,
+    ) -> bool {
         let Some(handover) = &mut self.handover else { return false };
         let Some(leg) = handover.pulls.fail(leg) else { return false };
         tracing::warn!(leg = %leg.id, why, "a prompt did not come and is computed here");
-        out.fetched.push((leg.id, HandedEnd::NotGiven));
+        out.fetched.push((leg.id, end));
         let id = leg.id;
         let leg = Arc::unwrap_or_clone(leg);
         if let Err(error) = self.begin(leg, None) {
@@ -251,6 +303,7 @@ impl Adapter {
     /// Looks after all that time decides.
     pub(super) fn tend(&mut self, out: &mut StepOutput) -> Result<(), EngineError> {
         let now = Instant::now();
+        self.take_turns(now);
         let Some(handover) = &mut self.handover else { return Ok(()) };
         out.fetched.append(&mut handover.refused);
         let seconds = handover.config.lease.as_secs();
@@ -258,7 +311,11 @@ impl Adapter {
             out.failed.push((leg, EngineError::Unfetched { seconds }));
         }
         let grace = handover.config.grace;
-        if handover.given_up.values().any(|since| now >= *since + grace) {
+        let turn = |request: &u64| self.requests.get(request).and_then(|tracked| tracked.turn);
+        let due = |(request, since): (&u64, &Instant)| {
+            turn(request).is_some_and(|turn| now >= turn.max(*since) + grace)
+        };
+        if handover.given_up.iter().any(due) {
             let detail = format!(
                 "a request that was cancelled while its prompt was on its way has not ended within {:.1} s",
                 grace.as_secs_f64()
@@ -267,10 +324,10 @@ impl Adapter {
         }
         let late = handover.pulls.late(now);
         let gone = std::mem::take(&mut handover.gone);
-        let gone: Vec<_> =
-            gone.iter().filter_map(|leg| Some((*leg, handover.pulls.until(*leg)?))).collect();
+        let until = |leg: &LegId| handover.pulls.until(*leg).map_or(now, |until| until.max(now));
+        let gone: Vec<_> = gone.iter().map(|leg| (*leg, until(leg))).collect();
         for (leg, until) in gone {
-            self.give_up(leg, until.max(now), "the engine that had it is gone", out)?;
+            self.give_up(leg, until, "the engine that had it is gone", out)?;
         }
         for leg in late {
             self.give_up(leg, now, "worker.transfer.timeout_s has passed", out)?;
@@ -309,7 +366,10 @@ impl Adapter {
         match engine.enqueue(&poke) {
             // A full queue has something to compute.
             Ok(admitted) if admitted.status != Admission::Stopped => Ok(()),
-            Ok(admitted) => Err(request::unsupported("a look at transfers", &admitted.text)),
+            Ok(admitted) => {
+                let (during, detail) = ("a look at transfers".into(), admitted.text);
+                Err(self.lose(EngineError::Lost { during, detail }))
+            }
             Err(error) => Err(self.thrown(&error)),
         }
     }

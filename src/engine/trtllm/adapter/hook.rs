@@ -11,10 +11,11 @@ use rustc_hash::FxHashMap;
 
 use super::super::ffi::LogitsOf;
 use super::super::hook::OnLogits;
+use super::Adapter;
 use super::logprobs::usable;
 use super::threads::Shared;
 use crate::engine::processors::{Chain, SoFar};
-use crate::engine::{EngineError, Leg, Sampling};
+use crate::engine::{EngineError, Leg, Sampling, StepOutput};
 
 /// What is done to the logits of one request.
 #[derive(Debug)]
@@ -77,6 +78,26 @@ impl Works {
 
     fn lock(&self) -> MutexGuard<'_, FxHashMap<u64, Arc<Work>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Adapter {
+    /// A leg ends whose logits were not to be changed.
+    pub(super) fn processor_failed(
+        &mut self,
+        client: u64,
+        error: EngineError,
+        out: &mut StepOutput,
+    ) -> Result<(), EngineError> {
+        let found = self.requests.iter_mut().find(|(_, tracked)| tracked.client == client);
+        let Some((&request, tracked)) = found.filter(|(_, tracked)| !tracked.ended) else {
+            return Ok(());
+        };
+        let leg = tracked.leg;
+        tracked.fail(error, out);
+        self.leave(leg);
+        self.release(leg, None); // its prompt has come: there were logits
+        self.cancel(request)
     }
 }
 

@@ -130,15 +130,30 @@ pub(super) struct Sent {
 
 impl Sent {
     /// Gives a request the weights of its adapter, if they were not sent before.
-    pub(super) fn attach(&mut self, leg: &Leg, all: &[Lora], options: &mut RequestOptions) {
+    /// Returns whose.
+    pub(super) fn attach(
+        &mut self,
+        leg: &Leg,
+        all: &[Lora],
+        options: &mut RequestOptions,
+    ) -> Option<u64> {
         let wanted =
             all.iter().find(|lora| options.lora_id.some && lora.id == options.lora_id.value);
-        let Some(lora) = wanted else { return };
+        let lora = wanted?;
         if self.ids.insert(lora.id) {
             options.lora_weights = lora.weights.clone();
             options.lora_config = lora.config.clone();
-        } else {
-            self.unsure.insert(leg.id, leg.clone());
+            return Some(lora.id);
+        }
+        self.unsure.insert(leg.id, leg.clone());
+        None
+    }
+
+    /// The leg's request was refused, and with it these weights.
+    pub(super) fn take_back(&mut self, leg: LegId, weights: Option<u64>) {
+        self.unsure.remove(&leg);
+        if let Some(id) = weights {
+            self.ids.remove(&id);
         }
     }
 
@@ -160,6 +175,7 @@ impl Adapter {
         self.leave(leg.id);
         self.requests.remove(&row.request);
         self.sent.ids.clear();
+        self.not_taken(leg.id, out);
         let id = leg.id;
         if let Err(error) = self.begin(leg, None) {
             out.failed.push((id, error));

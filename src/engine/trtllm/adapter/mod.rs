@@ -8,6 +8,7 @@
 //! ├─ handover  prompts that another engine computes or decodes
 //! ├─ hook      logits of legs with processors
 //! ├─ logprobs  log probabilities from logits
+//! ├─ turns     which requests the executor has room for
 //! └─ threads   who waits for the executor
 //! ```
 //!
@@ -30,6 +31,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 mod threads;
+mod turns;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -44,10 +46,10 @@ use hook::Work;
 pub use lora::Lora;
 use lora::Sent;
 use request::Asked;
-use rows::{After, Sizes, Tracked};
+use rows::{After, Sizes, Tracked, forward_failed};
 use threads::{Handle, Keeper, News, Shared};
 
-use super::ffi::{self, Admission, Capabilities, Iteration, Output};
+use super::ffi::{self, Admission, Capabilities, Fault, Iteration, Output};
 use crate::engine::faulty::ProcessFault;
 use crate::engine::processors::{Chain, Processors};
 use crate::engine::{
@@ -197,8 +199,14 @@ impl Adapter {
             self.mirror.salted(&leg.tokens);
         }
         handover::set_part(&mut asked.options, &leg, handoff);
-        self.sent.attach(&leg, &self.config.loras, &mut asked.options);
-        let request = self.enqueue(&leg, chain, asked)?;
+        let weights = self.sent.attach(&leg, &self.config.loras, &mut asked.options);
+        let request = match self.enqueue(&leg, chain, asked) {
+            Ok(request) => request,
+            Err(refused) => {
+                self.sent.take_back(leg.id, weights);
+                return Err(refused);
+            }
+        };
         self.legs.insert(leg.id, request);
         self.unstarted = (self.unstarted.0 + 1, self.unstarted.1 + leg.tokens.len() as u64);
         self.shared.set_live(self.legs.len());
@@ -239,11 +247,14 @@ impl Adapter {
             ),
         };
         for row in &rows.rows {
-            if self.came_to_nothing(row, rows, out) || self.asks_again(row, out) {
+            if self.asks_again(row, out) || self.came_to_nothing(row, rows, out) {
                 continue;
             }
             let Some(tracked) = self.requests.get_mut(&row.request) else {
-                // Of nobody, or after the end: it must not go on.
+                // Of nobody, or after the end: it must not go on; but a failed step concerns all.
+                if row.fault == Fault::Forward {
+                    return Err(self.lose(forward_failed(row, rows)));
+                }
                 if !row.is_final {
                     self.cancel(row.request)?;
                 }
@@ -276,28 +287,15 @@ impl Adapter {
                 After::Forget => drop(self.requests.remove(&row.request)),
                 After::Hand => {
                     self.requests.remove(&row.request);
-                    self.hand(leg, prompt as usize, row, rows, out);
+                    match lived {
+                        true => self.hand(leg, prompt as usize, row, rows, out),
+                        false => self.unwanted(leg, prompt as usize),
+                    }
                 }
                 After::Lost(error) => return Err(self.lose(error)),
             }
         }
         Ok(())
-    }
-
-    fn processor_failed(
-        &mut self,
-        client: u64,
-        error: EngineError,
-        out: &mut StepOutput,
-    ) -> Result<(), EngineError> {
-        let found = self.requests.iter_mut().find(|(_, tracked)| tracked.client == client);
-        let Some((&request, tracked)) = found.filter(|(_, tracked)| !tracked.ended) else {
-            return Ok(());
-        };
-        let leg = tracked.leg;
-        tracked.fail(error, out);
-        self.leave(leg);
-        self.cancel(request)
     }
 
     /// The leg is over, its request not yet; that is returned.

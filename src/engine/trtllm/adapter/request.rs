@@ -46,6 +46,10 @@ pub(super) fn ask(
     let wants_logits = logprobs.is_some_and(|k| k > 0);
     able(leg, config, can, wants_logits)?;
     let (guide_kind, guide) = form(sampling, config)?;
+    if guide_kind.is_some() && delivered > 0 {
+        let what = "half an answer before its worker was lost, which guided decoding cannot go on with (ask again),";
+        return Err(EngineError::BadNumbers { what: what.into() });
+    }
     let lora = adapter(sampling, config)?;
     let stops = stop_ids(sampling);
     let end = stops.first().copied().filter(|_| logprobs.is_none());

@@ -6,6 +6,7 @@
 //! row that explains nothing of this fails its leg. Tokens after a leg's end are dropped.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::super::ffi::{Fault, Finish, Output, Row};
 use super::logprobs;
@@ -39,7 +40,13 @@ pub(super) struct Tracked {
     /// Whether only its prompt is computed.
     is_prefill: bool,
     /// Whether its prompt comes from another engine.
-    fetches: bool,
+    pub(super) fetches: bool,
+    /// Tokens that it may grow to.
+    pub(super) total: usize,
+    /// Lower goes first.
+    pub(super) priority: i32,
+    /// Since when the executor has room for it, if its prompt comes from another engine.
+    pub(super) turn: Option<Instant>,
 }
 
 /// What a row asks of whoever holds the executor.
@@ -51,7 +58,7 @@ pub(super) enum After {
     Cancel,
     /// The request is over; forget it.
     Forget,
-    /// The same, and its prompt waits for the engine that decodes.
+    /// The same, and the executor keeps its prompt for the engine that decodes.
     Hand,
     /// The engine is lost.
     Lost(EngineError),
@@ -84,6 +91,9 @@ impl Tracked {
             cancelled: false,
             is_prefill: leg.part == Part::Prefill,
             fetches: false,
+            total: leg.prompt_len + limit,
+            priority: leg.sampling.priority,
+            turn: None,
         }
     }
 
@@ -114,8 +124,11 @@ impl Tracked {
                 out.started.push(late); // what was reused is told at the end
             }
         }
+        if self.is_prefill && row.is_final && (!self.ended || row.handoff >= 0) {
+            return After::Hand; // the executor keeps it also if its leg has ended
+        }
         if self.is_prefill && !self.ended {
-            return if row.is_final { After::Hand } else { After::GoOn };
+            return After::GoOn;
         }
         for at in 0..row.tokens_len as usize {
             if self.ended {
@@ -223,13 +236,9 @@ impl Tracked {
     }
 
     fn fault(&mut self, row: &Row, of: &Output, sizes: Sizes, out: &mut StepOutput) -> After {
-        let text = usize::try_from(row.error).ok().and_then(|at| of.errors.get(at));
-        let text = text.map_or("an error without a text", String::as_str);
+        let text = error_text(row, of);
         let error = match row.fault {
-            Fault::Forward => {
-                let (during, detail) = ("a forward pass".into(), text.to_owned());
-                return After::Lost(EngineError::Lost { during, detail });
-            }
+            Fault::Forward => return After::Lost(forward_failed(row, of)),
             Fault::QueueFull => {
                 let (waiting, limit) = sizes.waiting;
                 EngineError::QueueFull { waiting, limit }
@@ -249,6 +258,17 @@ impl Tracked {
         self.ended = true;
         out.failed.push((self.leg, error));
     }
+}
+
+/// What TensorRT-LLM says of a row's fault.
+pub(super) fn error_text<'a>(row: &Row, of: &'a Output) -> &'a str {
+    let text = usize::try_from(row.error).ok().and_then(|at| of.errors.get(at));
+    text.map_or("an error without a text", String::as_str)
+}
+
+/// A step has failed, and with it the engine.
+pub(super) fn forward_failed(row: &Row, of: &Output) -> EngineError {
+    EngineError::Lost { during: "a forward pass".into(), detail: error_text(row, of).to_owned() }
 }
 
 fn numbers(what: &'static str) -> EngineError {

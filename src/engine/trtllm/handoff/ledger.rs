@@ -14,6 +14,8 @@ pub struct Limits {
     pub lease: Duration,
     /// For the executor to let go of one that was pulled or that nobody wants any more.
     pub grace: Duration,
+    /// For the executor to drop by itself what nobody pulls (`kv_transfer_timeout_ms`); `None`: it never does.
+    pub kept: Option<Duration>,
     /// Between two requests that only make the executor look.
     pub poke: Duration,
 }
@@ -22,11 +24,19 @@ pub struct Limits {
 #[derive(Debug)]
 pub struct Ledger {
     limits: Limits,
-    /// Prompts that wait to be pulled: until when, and their KV blocks.
+    /// Prompts that wait to be pulled: since when, and their KV blocks.
     waiting: FxHashMap<LegId, (Instant, u64)>,
-    /// Since when there are some that nobody wants any more, and how many.
-    released: Option<(Instant, usize)>,
+    released: Option<Released>,
     poked: Option<Instant>,
+}
+
+/// Prompts that nobody wants any more; whether they were pulled is not known.
+#[derive(Clone, Copy, Debug)]
+struct Released {
+    since: Instant,
+    count: usize,
+    /// Until when the executor may keep the last of them.
+    kept: Instant,
 }
 
 impl Ledger {
@@ -37,22 +47,21 @@ impl Ledger {
 
     /// A prompt of so many KV blocks waits to be pulled.
     pub fn lend(&mut self, leg: LegId, blocks: u64, now: Instant) {
-        self.waiting.insert(leg, (now + self.limits.lease, blocks));
+        self.waiting.insert(leg, (now, blocks));
     }
 
     /// Its leg has ended: pulled, or not wanted any more. Whether it was here.
     pub fn release(&mut self, leg: LegId, now: Instant) -> bool {
-        let was_here = self.waiting.remove(&leg).is_some();
-        if was_here {
-            let (since, count) = self.released.unwrap_or((now, 0));
-            self.released = Some((since, count + 1));
-        }
-        was_here
+        let Some((lent, _)) = self.waiting.remove(&leg) else { return false };
+        let kept = self.limits.kept.map_or(now, |kept| lent + kept);
+        let released = self.released.get_or_insert(Released { since: now, count: 0, kept });
+        (released.count, released.kept) = (released.count + 1, released.kept.max(kept));
+        true
     }
 
     /// Prompts that have waited too long; they count as released.
     pub fn expired(&mut self, now: Instant) -> Vec<LegId> {
-        let over = self.waiting.iter().filter(|(_, (until, _))| *until <= now);
+        let over = self.waiting.iter().filter(|(_, (lent, _))| *lent + self.limits.lease <= now);
         let legs: Vec<LegId> = over.map(|(leg, _)| *leg).collect();
         for leg in &legs {
             self.release(*leg, now);
@@ -62,7 +71,7 @@ impl Ledger {
 
     /// Prompts whose KV may be pinned.
     pub fn outstanding(&self) -> usize {
-        self.waiting.len() + self.released.map_or(0, |(_, count)| count)
+        self.waiting.len() + self.released.map_or(0, |released| released.count)
     }
 
     /// Whether the executor, which has nothing to compute, must be given something so that it looks.
@@ -77,8 +86,8 @@ impl Ledger {
 
     /// The executor has other things to do: what it says of its blocks proves nothing.
     pub fn defer(&mut self, now: Instant) {
-        if let Some((since, _)) = &mut self.released {
-            *since = now;
+        if let Some(released) = &mut self.released {
+            released.since = now;
         }
     }
 
@@ -92,8 +101,9 @@ impl Ledger {
 
     /// How many prompts the executor has not let go of in time: they will stay for ever.
     pub fn stuck(&self, now: Instant) -> Option<usize> {
-        let (since, count) = self.released?;
-        (now >= since + self.limits.grace).then_some(count)
+        let released = self.released?;
+        let from = released.since.max(released.kept);
+        (now >= from + self.limits.grace).then_some(released.count)
     }
 }
 
@@ -106,6 +116,7 @@ mod tests {
         lease: Duration::from_secs(60),
         grace: Duration::from_secs(10),
         poke: Duration::from_secs(1),
+        kept: None,
     };
 
     fn leg(request: u64) -> LegId {
@@ -139,6 +150,22 @@ mod tests {
         ledger.defer(now + LIMITS.grace);
         assert_eq!(ledger.stuck(now + LIMITS.grace), None, "it had other things to do");
         assert_eq!(ledger.stuck(now + 2 * LIMITS.grace), Some(1));
+    }
+
+    #[test]
+    fn what_the_executor_drops_by_itself_has_until_then() {
+        let kept = Duration::from_secs(30);
+        let limits = Limits { kept: Some(kept), ..LIMITS };
+        let (mut ledger, now) = (Ledger::new(limits), Instant::now());
+        ledger.lend(leg(1), 4, now);
+        ledger.release(leg(1), now + LIMITS.poke);
+        ledger.idle_with(4);
+        assert!(ledger.wants_poke(now + LIMITS.poke));
+        assert_eq!(ledger.stuck(now + kept + LIMITS.grace - Duration::from_millis(1)), None);
+        assert_eq!(ledger.stuck(now + kept + LIMITS.grace), Some(1));
+        ledger.lend(leg(2), 4, now + kept);
+        ledger.release(leg(2), now + kept);
+        assert_eq!(ledger.stuck(now + kept + LIMITS.grace), None, "the second has its own time");
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::ids::LegId;
 #[derive(Debug)]
 pub struct Pulls {
     timeout: Duration,
-    legs: FxHashMap<LegId, (Instant, Arc<Leg>)>,
+    /// Until when each may take, once it has begun.
+    legs: FxHashMap<LegId, (Option<Instant>, Arc<Leg>)>,
 }
 
 impl Pulls {
@@ -21,9 +22,16 @@ impl Pulls {
         Self { timeout, legs: FxHashMap::default() }
     }
 
-    /// The leg's KV is on its way.
-    pub fn begin(&mut self, leg: Leg, now: Instant) {
-        self.legs.insert(leg.id, (now + self.timeout, Arc::new(leg)));
+    /// The leg's KV is to come.
+    pub fn wait(&mut self, leg: Leg) {
+        self.legs.insert(leg.id, (None, Arc::new(leg)));
+    }
+
+    /// There is room for it: from now on its time counts.
+    pub fn begin(&mut self, leg: LegId, now: Instant) {
+        if let Some((until, _)) = self.legs.get_mut(&leg) {
+            until.get_or_insert(now + self.timeout);
+        }
     }
 
     /// The leg has a token, or has ended: true if its KV has come with that.
@@ -36,14 +44,14 @@ impl Pulls {
         self.legs.remove(&leg).map(|(_, leg)| leg)
     }
 
-    /// Whether this leg's is on its way.
+    /// Whether this leg's is to come, or on its way.
     pub fn has(&self, leg: LegId) -> bool {
         self.legs.contains_key(&leg)
     }
 
-    /// Until when this leg's may take.
+    /// Until when this leg's may take, if it has begun.
     pub fn until(&self, leg: LegId) -> Option<Instant> {
-        self.legs.get(&leg).map(|(until, _)| *until)
+        self.legs.get(&leg)?.0
     }
 
     /// Whether none is on its way.
@@ -53,7 +61,7 @@ impl Pulls {
 
     /// Legs that have waited too long.
     pub fn late(&self, now: Instant) -> Vec<LegId> {
-        let late = self.legs.iter().filter(|(_, (until, _))| *until <= now);
+        let late = self.legs.iter().filter(|(_, (until, _))| until.is_some_and(|at| at <= now));
         late.map(|(leg, _)| *leg).collect()
     }
 }

@@ -10,7 +10,7 @@ use super::super::super::tests::alone;
 use super::super::handover::HandoverConfig;
 use super::super::{Adapter, AdapterConfig};
 use super::{PATIENCE, config, leg, lost, open, run, until, with};
-use crate::engine::{Engine, EngineError, HandedEnd, Leg, Part, Sampling, StepOutput};
+use crate::engine::{Engine, EngineError, Guide, HandedEnd, Leg, Part, Sampling, StepOutput};
 
 /// Longer than a test lasts.
 const NEVER: Duration = Duration::from_secs(600);
@@ -21,7 +21,7 @@ fn handing(lease: Duration, timeout: Duration, grace: Duration) -> AdapterConfig
     let transceiver = TransceiverOptions { backend: "UCX".into(), ..Default::default() };
     AdapterConfig {
         engine: EngineOptions { transceiver, ..config().engine },
-        handover: Some(HandoverConfig { identity, lease, timeout, grace }),
+        handover: Some(HandoverConfig { identity, lease, timeout, grace, kept: None }),
         ..config()
     }
 }
@@ -200,6 +200,98 @@ fn a_leg_with_log_probabilities_is_computed_where_it_is_decoded() {
     decode.admit_handed(with(decode_leg(1), told), state).unwrap();
     let want = (alone_with(&decode_leg(1)), vec![HandedEnd::NotTaken]);
     assert_eq!(decoded(&mut decode), want);
+}
+
+#[test]
+fn a_guided_leg_is_computed_where_it_is_decoded() {
+    let _alone = alone();
+    let mut guiding = patient();
+    guiding.engine.guided.backend = "XGRAMMAR".into();
+    guiding.engine.guided.vocabulary = (0..512).map(|id| id.to_string()).collect();
+    let (mut prefill, mut decode) = (open(patient()), open(guiding));
+    let state = prefilled(&mut prefill, 1);
+    let guided = Sampling { guide: Some(Guide::Json), ..Sampling::default() };
+    decode.admit_handed(with(decode_leg(1), guided), state).unwrap();
+    let want = (alone_with(&decode_leg(1)), vec![HandedEnd::NotTaken]);
+    assert_eq!(decoded(&mut decode), want);
+}
+
+/// An engine that decodes one leg at a time, and has a long one.
+fn busy(timeout: Duration, grace: Duration) -> Adapter {
+    standin::set("step_us", "2000").unwrap();
+    let mut config = handing(NEVER, timeout, grace);
+    (config.engine.max_batch_size, config.max_running) = (1.into(), 1);
+    let mut decode = open(config);
+    decode.admit(leg(7, &[1, 2, 3], 400)).unwrap();
+    let mut all = StepOutput::default();
+    until(&mut decode, &mut all, |all| !all.started.is_empty()).unwrap();
+    decode
+}
+
+#[test]
+fn a_prompt_that_waits_for_its_turn_is_not_late() {
+    let _alone = alone();
+    let mut decode = busy(SHORT, NEVER);
+    let mut prefill = open(patient());
+    let state = prefilled(&mut prefill, 1);
+    decode.admit_handed(decode_leg(1), state).unwrap();
+    let began = Instant::now();
+    let mut all = StepOutput::default();
+    let ends = |all: &StepOutput| all.tokens.iter().filter(|row| row.finish.is_some()).count();
+    until(&mut decode, &mut all, |all| ends(all) == 2).unwrap();
+    assert!(began.elapsed() > 2 * SHORT, "it has waited for longer than a transfer may take");
+    assert_eq!(all.fetched, [(decode_leg(1).id, HandedEnd::Whole)]);
+}
+
+#[test]
+fn a_cancel_before_its_turn_does_not_cost_the_engine() {
+    let _alone = alone();
+    let mut decode = busy(NEVER, SHORT);
+    let mut prefill = open(patient());
+    let state = prefilled(&mut prefill, 1);
+    decode.admit_handed(decode_leg(1), state).unwrap();
+    decode.abort(decode_leg(1).id);
+    assert!(waits(&decode));
+    let all = super::ended(&mut decode, 1);
+    assert_eq!((all.failed, all.fetched), (vec![], vec![]));
+    let_go(&mut decode);
+    assert!(decode.lost.is_none() && decode.requests.is_empty());
+}
+
+#[test]
+fn a_prompt_that_is_not_pulled_has_until_the_executor_drops_it() {
+    let _alone = alone();
+    let mut config = handing(NEVER, NEVER, SHORT);
+    config.engine.transceiver.transfer_timeout_ms = 1500.into();
+    config.handover.as_mut().unwrap().kept = Some(Duration::from_millis(1500));
+    let mut prefill = open(config);
+    prefilled(&mut prefill, 1);
+    let began = Instant::now();
+    prefill.abort(prefill_leg(1).id);
+    let_go(&mut prefill);
+    assert!(began.elapsed() > 2 * SHORT, "the grace alone was not enough");
+}
+
+#[test]
+fn a_prompt_whose_leg_has_ended_before_is_looked_after_as_well() {
+    let _alone = alone();
+    standin::set("late_cancel_steps", "50").unwrap();
+    let mut prefill = open(patient());
+    prefill.admit(prefill_leg(1)).unwrap();
+    prefill.abort(prefill_leg(1).id);
+    stepping(&mut prefill, |engine| engine.requests.is_empty());
+    assert!(waits(&prefill), "the executor keeps it");
+}
+
+#[test]
+fn a_failed_step_of_an_idle_engine_loses_it() {
+    let _alone = alone();
+    let mut prefill = open(patient());
+    prefilled(&mut prefill, 1);
+    standin::set("forward_error_from", "1").unwrap();
+    prefill.abort(prefill_leg(1).id);
+    let error = lost(&mut prefill);
+    assert!(error.to_string().contains("a forward pass"), "{error}");
 }
 
 #[test]

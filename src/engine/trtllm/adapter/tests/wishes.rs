@@ -60,6 +60,26 @@ fn forms_cross_in_tensorrt_llms_words() {
 }
 
 #[test]
+fn a_form_does_not_go_on_in_the_middle_of_an_answer() {
+    let mut moved = with(leg(1, &[1, 2, 3], 6), guided(Guide::Json));
+    moved.tokens.push(4);
+    let error = ask(&moved, &guiding(), &all_capabilities(), false).unwrap_err();
+    assert_eq!(error.reach(), Reach::Request);
+    assert!(error.to_string().contains("guided decoding cannot go on with (ask again)"), "{error}");
+}
+
+#[test]
+fn an_adapter_that_was_refused_is_sent_again() {
+    let _alone = alone();
+    let mut engine = open(AdapterConfig { loras: vec![lora()], ..config() });
+    standin::set("queue_full", "1").unwrap();
+    assert!(matches!(engine.admit(adapted(1)), Err(EngineError::QueueFull { .. })));
+    standin::set("queue_full", "0").unwrap();
+    assert_eq!(run(&mut engine, &adapted(1)).len(), 6);
+    assert_eq!(engine.requests.len(), 0);
+}
+
+#[test]
 fn a_form_that_cannot_be_read_ends_its_request_alone() {
     let _alone = alone();
     let mut engine = open(guiding());
