@@ -10,6 +10,7 @@ use super::super::super::tests::alone;
 use super::super::handover::HandoverConfig;
 use super::super::{Adapter, AdapterConfig};
 use super::{PATIENCE, config, leg, lost, open, run, until, with};
+use crate::engine::processors::{LogitsProcessor, Processors, SoFar, Wanted};
 use crate::engine::{Engine, EngineError, Guide, HandedEnd, Leg, Part, Sampling, StepOutput};
 
 /// Longer than a test lasts.
@@ -281,6 +282,30 @@ fn a_prompt_whose_leg_has_ended_before_is_looked_after_as_well() {
     prefill.abort(prefill_leg(1).id);
     stepping(&mut prefill, |engine| engine.requests.is_empty());
     assert!(waits(&prefill), "the executor keeps it");
+}
+
+#[test]
+fn a_handed_leg_whose_processor_fails_is_over() {
+    struct Fails;
+    impl LogitsProcessor for Fails {
+        fn process(&self, _: SoFar<'_>, _: &mut [f32]) -> Result<(), String> {
+            Err("not today".to_owned())
+        }
+    }
+    let _alone = alone();
+    let processors = Processors::new(|_: &str| Ok(Vec::new()));
+    let processors = processors.with("fails", |_, _| Ok(Box::new(Fails)));
+    let mut prefill = open(patient());
+    let mut decode = Adapter::open(handing(NEVER, SHORT, NEVER), processors).unwrap();
+    let state = prefilled(&mut prefill, 1);
+    let fails = vec![Wanted { name: "fails".to_owned(), arguments: "{}".to_owned() }];
+    let sampling = Sampling { processors: fails, ..Sampling::default() };
+    decode.admit_handed(with(decode_leg(1), sampling), state).unwrap();
+    let mut all = StepOutput::default();
+    until(&mut decode, &mut all, |all| !all.failed.is_empty()).unwrap();
+    assert!(all.failed[0].1.to_string().contains("not today"), "{:?}", all.failed);
+    assert!(!waits(&decode), "it does not begin again when its prompt would be late");
+    stepping(&mut decode, |engine| engine.requests.is_empty());
 }
 
 #[test]
