@@ -107,12 +107,7 @@ fn a_worker_says_what_its_engines_need() {
         ),
         (
             "cache_transceiver_config: {backend: UCX, max_tokens_in_buffer: 2048}",
-            &[
-                MPIRUN,
-                "worker.role=decode",
-                "worker.step_timeout_s=2",
-                "worker.transfer.timeout_s=1.8",
-            ],
+            &[MPIRUN, "worker.role=decode", "worker.step_timeout_s=10.2"],
         ),
         ("max_batch: 1\nenable_attention_dp: true\n", &[MPIRUN]),
     ];
@@ -148,8 +143,8 @@ fn a_worker_says_what_its_engines_need() {
           --set: worker.trtllm.options = DIR/o.yml: cache_transceiver_config.max_tokens_in_buffer is not set: prompts have up to 2048 tokens, and a longer one than the buffer may never arrive; set it to 2048 or more, or lower worker.max_context
         cache_transceiver_config: {backend: UCX, max_tokens_in_buffer: 1000} ["worker.process_command=[mpirun, -n, 4, --allow-run-as-root]", "worker.role=decode", "worker.max_context=1500"]
           --set: worker.trtllm.options = DIR/o.yml: cache_transceiver_config.max_tokens_in_buffer = 1000 is too small: prompts have up to 1500 tokens, and a longer one than the buffer may never arrive; set it to 1500 or more, or lower worker.max_context
-        cache_transceiver_config: {backend: UCX, max_tokens_in_buffer: 2048} ["worker.process_command=[mpirun, -n, 4, --allow-run-as-root]", "worker.role=decode", "worker.step_timeout_s=2", "worker.transfer.timeout_s=1.8"]
-          --set: worker.transfer.timeout_s = 1.8: must be less than worker.step_timeout_s (2 s) by 0.25 s: an engine that waits for another one would be taken for one that hangs
+        cache_transceiver_config: {backend: UCX, max_tokens_in_buffer: 2048} ["worker.process_command=[mpirun, -n, 4, --allow-run-as-root]", "worker.role=decode", "worker.step_timeout_s=10.2"]
+          default: worker.transfer.timeout_s: must be less than worker.step_timeout_s (10.2 s) by 0.25 s: an engine that waits for another one would be taken for one that hangs
         max_batch: 1
         enable_attention_dp: true
          ["worker.process_command=[mpirun, -n, 4, --allow-run-as-root]"]
