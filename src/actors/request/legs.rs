@@ -191,8 +191,8 @@ impl Legs {
         let Some((at, cached)) = self.model.router.peek(ask, &offers(decoders)) else {
             return Err(self.nowhere(choice, model, decoders.len()));
         };
-        // Engines that move KV by themselves do not tell the first token's log probability along with it, nor
-        // a grammar of that token.
+        // Engines that move KV by themselves do not tell the first token's log probability along with it, and a
+        // grammar would miss that token.
         let needs_first = self.sampling.logprobs.is_some() || self.sampling.guide.is_some();
         let told = decoders[at].0.hands_over && needs_first;
         if told || !fetches(&decoders[at]) {

@@ -14,7 +14,6 @@ use super::super::ffi::{Admission, Fault, Handoff, Output, Phase, RequestOptions
 use super::super::handoff::{Identity, Ledger, Limits, Pulls, State};
 use super::Adapter;
 use super::rows::error_text;
-use crate::engine::sample::random_bits;
 use crate::engine::{EngineError, Handed, HandedEnd, Leg, Part, Sampling, StepOutput};
 use crate::ids::LegId;
 
@@ -42,7 +41,7 @@ pub struct HandoverConfig {
 /// What an engine remembers of prompts that it hands over or takes on.
 #[derive(Debug)]
 pub(super) struct Handover {
-    config: HandoverConfig,
+    pub(super) config: HandoverConfig,
     ledger: Ledger,
     pulls: Pulls,
     /// Requests that were given up while their KV was on its way; they have the grace from then on, or from
@@ -86,9 +85,12 @@ impl Handover {
         self.ledger.outstanding() > 0
     }
 
-    /// There is room for the leg, whose prompt comes from another engine.
-    pub(super) fn begin(&mut self, leg: LegId, now: Instant) {
+    /// There is room for the request of the leg, whose prompt comes from another engine.
+    pub(super) fn begin(&mut self, leg: LegId, request: u64, now: Instant) {
         self.pulls.begin(leg, now);
+        if let Some(since) = self.given_up.get_mut(&request) {
+            *since = now + self.config.timeout; // it may still begin to fetch
+        }
     }
 
     /// The request is over.
@@ -137,11 +139,6 @@ pub(super) fn set_part(options: &mut RequestOptions, leg: &Leg, handoff: Option<
         (Part::Prefill, _) => options.phase = Phase::ContextOnly,
         (Part::Decode { .. }, Some(handoff)) => {
             (options.phase, options.handoff) = (Phase::GenerationOnly, handoff);
-            // The prefill has drawn the first token with the seed of its place.
-            if options.sampling.seed.some {
-                let place = (leg.tokens.len() - leg.prompt_len) as u64 + 1;
-                options.sampling.seed = random_bits(leg.sampling.seed, leg.choice, place).into();
-            }
         }
         (Part::Whole | Part::Decode { .. }, _) => {}
     }
@@ -219,7 +216,9 @@ impl Adapter {
 
     /// Takes a leg on whose prompt another engine has computed.
     pub(super) fn take_over(&mut self, leg: Leg, state: &Arc<[u8]>) -> Result<(), EngineError> {
-        let Some(handover) = &mut self.handover else { return self.begin(leg, None) };
+        let is_known = self.legs.contains_key(&leg.id);
+        let handover = self.handover.as_mut().filter(|_| !is_known);
+        let Some(handover) = handover else { return self.begin(leg, None) };
         let id = leg.id;
         let handoff = match State::unpack(&handover.config.identity, state) {
             Ok(handoff) if goes_on(&leg.sampling) => Ok(handoff),
@@ -233,7 +232,16 @@ impl Adapter {
             Ok(_) => handover.pulls.wait(leg.clone()),
             Err(why) => handover.refused.push((id, *why)),
         }
-        let begun = self.begin(leg, handoff.ok());
+        let mut begun = self.begin(leg, handoff.ok());
+        if let Err(EngineError::Unsupported { why, .. }) = &begun
+            && let Some(handover) = &mut self.handover
+            && let Some(leg) = handover.pulls.fail(id)
+        {
+            // It is the state that TensorRT-LLM refuses, or the request is refused again.
+            tracing::warn!(leg = %id, why, "a prompt is computed again");
+            handover.refused.push((id, HandedEnd::NotGiven));
+            begun = self.begin(Arc::unwrap_or_clone(leg), None);
+        }
         if begun.is_err()
             && let Some(handover) = &mut self.handover
         {

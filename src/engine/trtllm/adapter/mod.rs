@@ -35,6 +35,7 @@ mod turns;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
@@ -210,6 +211,7 @@ impl Adapter {
         self.legs.insert(leg.id, request);
         self.unstarted = (self.unstarted.0 + 1, self.unstarted.1 + leg.tokens.len() as u64);
         self.shared.set_live(self.legs.len());
+        self.take_turns(Instant::now());
         self.set_timers();
         Ok(())
     }

@@ -16,13 +16,15 @@ struct Queued {
     request: u64,
 }
 
-/// The requests that fit into a batch and a pool of KV blocks beside all that go before them.
+/// The requests that fit into a batch and a pool of KV blocks beside all that go before them. The first always
+/// does: it waits for nobody.
 fn fitting(mut all: Vec<Queued>, batch: usize, pool: u64) -> Vec<u64> {
     all.sort_unstable();
     let mut blocks = 0_u64;
     let fits = |queued: &&Queued| {
+        let is_first = blocks == 0;
         blocks = blocks.saturating_add(queued.blocks);
-        !queued.waits || blocks <= pool
+        is_first || !queued.waits || blocks <= pool
     };
     all.iter().take(batch.max(1)).take_while(fits).map(|queued| queued.request).collect()
 }
@@ -31,7 +33,7 @@ impl Adapter {
     /// Has the time of prompts count that come from other engines, from when there is room for them.
     pub(super) fn take_turns(&mut self, now: Instant) {
         let Some(handover) = &mut self.handover else { return };
-        if !self.requests.values().any(|tracked| tracked.fetches && tracked.turn.is_none()) {
+        if !self.requests.values().any(|tracked| !tracked.started && tracked.turn.is_none()) {
             return;
         }
         let block_tokens = self.config.block_tokens.max(1);
@@ -42,18 +44,18 @@ impl Adapter {
             blocks: tracked.total.div_ceil(block_tokens) as u64,
             request,
         });
-        let told = if self.latest.has_kv { self.latest.kv_blocks.max(0) as u64 } else { 0 };
-        let pool = match told.max(self.config.blocks.into()) {
-            0 => u64::MAX, // the first step tells
-            blocks => blocks,
+        let pool = match self.latest.has_kv {
+            true => self.latest.kv_blocks.max(0) as u64,
+            false => self.config.blocks.into(), // 0 if it is not known before the first step
         };
         for request in fitting(all.collect(), self.config.max_running, pool) {
             if let Some(tracked) = self.requests.get_mut(&request)
-                && tracked.fetches
                 && tracked.turn.is_none()
             {
                 tracked.turn = Some(now);
-                handover.begin(tracked.leg, now);
+                if tracked.fetches {
+                    handover.begin(tracked.leg, request, now);
+                }
             }
         }
     }
@@ -73,7 +75,7 @@ mod tests {
         assert_eq!(fitting(three(), 8, 100), [1, 2, 3]);
         assert_eq!(fitting(three(), 2, 100), [1, 2], "the batch is full");
         assert_eq!(fitting(three(), 8, 8), [1, 2], "the pool is full");
-        assert_eq!(fitting(three(), 8, 3), [0; 0]);
+        assert_eq!(fitting(three(), 8, 3), [1]);
         let mut all = three();
         all.push(queued(4, -1, 4));
         assert_eq!(fitting(all.clone(), 2, 100), [4, 1], "the first by priority");

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::super::ffi::{EngineOptions, TransceiverOptions};
-use super::super::super::handoff::Identity;
+use super::super::super::ffi::{EngineOptions, Handoff, TransceiverOptions};
+use super::super::super::handoff::{Identity, State};
 use super::super::super::standin;
 use super::super::super::tests::alone;
 use super::super::handover::HandoverConfig;
@@ -185,9 +185,24 @@ fn what_another_engine_left_is_computed_again() {
     other.handover.as_mut().unwrap().identity.kv_dtype = "fp8".into();
     let mut decode = open(other);
     let garbage: Arc<[u8]> = b"garbage".as_slice().into();
-    for (request, state) in [(1, state), (2, garbage)] {
-        decode.admit_handed(decode_leg(request), state).unwrap();
-        let want = (alone_with(&decode_leg(request)), vec![HandedEnd::NotGiven]);
+    // Those of the right mark that TensorRT-LLM refuses at once, and when it comes to them.
+    let identity = &decode.handover.as_ref().unwrap().config.identity;
+    let marked = |bytes| -> Arc<[u8]> {
+        let state = vec![7; bytes];
+        let handoff = Handoff { some: true, has_state: true, state, ..Handoff::default() };
+        State::pack(identity, &handoff).unwrap().into()
+    };
+    let (short, long) = (marked(4), marked(40));
+    for (request, state, end) in [
+        (1, state, HandedEnd::NotGiven),
+        (2, garbage, HandedEnd::NotGiven),
+        (3, short, HandedEnd::NotGiven),
+        (4, long, HandedEnd::NotTaken),
+    ] {
+        let again = decode_leg(request);
+        decode.admit_handed(again.clone(), state.clone()).unwrap();
+        decode.admit_handed(again, state).unwrap(); // changes nothing
+        let want = (alone_with(&decode_leg(request)), vec![end]);
         assert_eq!(decoded(&mut decode), want);
     }
 }

@@ -1,7 +1,5 @@
 //! Legs in TensorRT-LLM's words.
 
-use super::super::super::ffi::Handoff;
-use super::super::handover::set_part;
 use super::super::request::{Asked, ask};
 use super::{all_capabilities, config, leg, with};
 use crate::engine::{EngineError, Leg, Part, Reach, Sampling};
@@ -25,22 +23,6 @@ fn greedy_takes_the_likeliest_and_nothing_else() {
     assert_eq!((asked.options.max_tokens, asked.limit), (7, 7));
     assert!(!asked.options.end_id.some && asked.options.stop_words.lengths.is_empty());
     assert!(!asked.options.own_processor && !asked.options.cache_salt.some);
-}
-
-#[test]
-fn a_decode_does_not_draw_its_prefills_number_again() {
-    let sampling = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
-    let whole = with(leg(1, &[1, 2, 3], 6), sampling);
-    let seed = |part, handoff| {
-        let leg = Leg { part, ..whole.clone() };
-        let mut options = asked(&Leg { part: Part::Whole, ..leg.clone() }).options;
-        set_part(&mut options, &leg, handoff);
-        options.sampling.seed.value
-    };
-    let decode = Part::Decode { blocks: 0 };
-    assert_eq!(seed(Part::Prefill, None), seed(Part::Whole, None));
-    assert_eq!(seed(decode, None), seed(Part::Whole, None), "nothing was prefilled");
-    assert_ne!(seed(decode, Some(Handoff::default())), seed(Part::Whole, None));
 }
 
 #[test]
